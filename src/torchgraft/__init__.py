@@ -1,0 +1,39 @@
+"""Functional, immutable surgery for PyTorch vision models."""
+
+from torchgraft import blocks as blocks
+from torchgraft.edits.edit import edit as edit
+from torchgraft.edits.freeze import freeze as freeze
+from torchgraft.edits.freeze import unfreeze as unfreeze
+from torchgraft.edits.head import drop_head as drop_head
+from torchgraft.edits.head import swap_head as swap_head
+from torchgraft.edits.inject import inject as inject
+from torchgraft.edits.remove import remove as remove
+from torchgraft.edits.replace import replace as replace
+from torchgraft.edits.wrap import wrap as wrap
+from torchgraft.errors import GraftError as GraftError
+from torchgraft.select.selector import at as at
+from torchgraft.show.explain import explain as explain
+from torchgraft.transform import compose as compose
+from torchgraft.transform import identity as identity
+from torchgraft.transform import pipe as pipe
+from torchgraft.transform import trace as trace
+
+__all__ = [
+    "GraftError",
+    "at",
+    "blocks",
+    "compose",
+    "drop_head",
+    "edit",
+    "explain",
+    "freeze",
+    "identity",
+    "inject",
+    "pipe",
+    "remove",
+    "replace",
+    "swap_head",
+    "trace",
+    "unfreeze",
+    "wrap",
+]

@@ -1,0 +1,166 @@
+"""The block: a frozen description whose ``build`` makes the module for a place."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import ClassVar, cast
+
+import attrs
+import torch
+from torch import nn
+
+from torchgraft.errors import OptionError
+from torchgraft.graph.clone import clone
+from torchgraft.spec import TensorSpec
+from torchgraft.text import call, class_name, function_name, literal
+
+
+@attrs.frozen(repr=False)
+class Block:
+    """Describe a module without making it; equal by content, printed as the call that made it."""
+
+    name: ClassVar[str] = "block"
+    """Name that the module gets in the model unless another one is given."""
+    keeps_shape: ClassVar[bool] = False
+    """Whether the output always has the shape of the input."""
+    needs_rank: ClassVar[bool] = False
+    """Whether building it needs the number of axes."""
+
+    def build(self, spec: TensorSpec) -> nn.Module:
+        """Make the module for a value: its channels, device and dtype."""
+        raise NotImplementedError(type(self).__name__)
+
+    def label(self) -> str:
+        """Return the name the module gets."""
+        return self.name
+
+    def __repr__(self) -> str:
+        return call(self.name, self)
+
+
+BlockLike = Block | nn.Module | type[nn.Module] | Callable[..., Block] | Callable[[int], nn.Module]
+
+
+@attrs.frozen(repr=False)
+class Ready(Block):
+    """A module as it is; a copy of it is put in, and it cannot be written to a file."""
+
+    module: nn.Module = attrs.field(eq=id)
+
+    def build(self, spec: TensorSpec) -> nn.Module:  # noqa: ARG002 - a module is what it is
+        """Copy the module."""
+        return clone(self.module)
+
+    def label(self) -> str:
+        """Name the module after its class."""
+        return snake(type(self.module).__name__)
+
+    def __repr__(self) -> str:
+        return re.sub(r"\s+", " ", repr(self.module))
+
+
+@attrs.frozen(repr=False)
+class OfClass(Block):
+    """A module class, called with nothing, or with the channel count where it needs one value."""
+
+    cls: type[nn.Module]
+
+    def build(self, spec: TensorSpec) -> nn.Module:
+        """Make an instance on the device and with the dtype of the place."""
+        with torch.device(spec.device):
+            made = self.cls(*(spec.channels,) * len(_required(self.cls)))
+        return made.to(spec.dtype)
+
+    def label(self) -> str:
+        """Name the module after its class."""
+        return snake(self.cls.__name__)
+
+    def __repr__(self) -> str:
+        return class_name(self.cls)
+
+
+@attrs.frozen(repr=False)
+class OfFunction(Block):
+    """A function that makes a module from a channel count."""
+
+    function: Callable[[int], nn.Module]
+
+    def build(self, spec: TensorSpec) -> nn.Module:
+        """Call the function on the device and with the dtype of the place."""
+        with torch.device(spec.device):
+            made = self.function(spec.channels)
+        if not isinstance(made, nn.Module):
+            raise OptionError(
+                "the function given as a block did not return a module",
+                asked=function_name(self.function),
+                found=f"a {type(made).__name__}",
+                write="def block(channels: int) -> nn.Module: ...",
+            )
+        return made.to(spec.dtype)
+
+    def label(self) -> str:
+        """Name the module after the function."""
+        name = getattr(self.function, "__name__", "block")
+        return "block" if name == "<lambda>" else name
+
+    def __repr__(self) -> str:
+        return function_name(self.function)
+
+
+def parse_block(value: object) -> Block:
+    """Turn what users write into a block.
+
+    Args:
+        value: a block, its factory, a module, a module class, or a function from a channel
+            count to a module.
+
+    Returns:
+        The block.
+
+    Raises:
+        OptionError: the value is none of these, or a class that needs more than one value.
+    """
+    if isinstance(value, Block):
+        return value
+    if isinstance(value, nn.Module):
+        return Ready(clone(value))
+    if isinstance(value, type):
+        if issubclass(value, nn.Module) and len(_required(value)) <= 1:
+            return OfClass(value)
+    elif getattr(value, "makes_block", False):
+        return cast("Callable[[], Block]", value)()
+    elif callable(value):
+        return OfFunction(cast("Callable[[int], nn.Module]", value))
+    raise OptionError(
+        "a block is a description such as se(), a module, a module class with at most one required "
+        "argument, or a function from a channel count to a module",
+        asked=literal(value),
+        found=f"{type(value).__name__}{_needs(value)}",
+        write="lambda channels: nn.Conv2d(channels, channels, 1)",
+    )
+
+
+def makes_block(function: Callable[..., Block]) -> None:
+    """Mark a function as the factory of a block, so that it can be given without a call."""
+    function.makes_block = True  # type: ignore[attr-defined]  # read by parse_block
+
+
+def snake(name: str) -> str:
+    """Turn a class name into the name of a module: ``BatchNorm2d`` gives ``batch_norm2d``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _required(cls: type[nn.Module]) -> list[str]:
+    return [
+        p.name
+        for p in list(inspect.signature(cls).parameters.values())
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def _needs(value: object) -> str:
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f" {value.__name__} that needs {', '.join(_required(value))}"
+    return ""

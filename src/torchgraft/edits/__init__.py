@@ -1,0 +1,1 @@
+"""Edits: one transform a file, independent of each other."""

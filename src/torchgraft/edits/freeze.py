@@ -1,0 +1,137 @@
+"""Freeze and unfreeze: parameters that get no gradient, statistics that hold still."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import ClassVar
+
+import attrs
+from torch import nn
+
+from torchgraft.errors import TargetError
+from torchgraft.graph.draft import Draft
+from torchgraft.select.selector import Selector, Target, parse
+from torchgraft.text import spelled
+from torchgraft.transform import Transform
+
+_WANTED = "_mode_when_thawed"
+
+
+@attrs.frozen(repr=False)
+class Freeze(Transform):
+    """Hold the parameters of the targets, and their running statistics."""
+
+    name: ClassVar[str] = "freeze"
+    target: Selector
+    norm_stats: bool = attrs.field(kw_only=True, default=True)
+
+    def _edit(self, draft: Draft) -> None:
+        for module in _modules(self.target, draft):
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+            if self.norm_stats:
+                for part in module.modules():
+                    if keeps_statistics(part):
+                        _hold(part)
+
+
+@attrs.frozen(repr=False)
+class Unfreeze(Transform):
+    """Let the parameters of the targets train again, and their statistics move."""
+
+    name: ClassVar[str] = "unfreeze"
+    target: Selector
+
+    def _edit(self, draft: Draft) -> None:
+        for module in _modules(self.target, draft):
+            for parameter in module.parameters():
+                if parameter.is_floating_point() or parameter.is_complex():
+                    parameter.requires_grad_(True)
+            for part in module.modules():
+                _release(part)
+
+
+@spelled
+def freeze(target: Target, *, norm_stats: bool = True) -> Freeze:
+    """Hold the parameters of a target; ``.train()`` does not thaw them.
+
+    Order decides: blocks added to a frozen target later are trainable. Tied parameters are
+    held under all their names. Dropout and stochastic depth keep following ``.train()``.
+
+    Args:
+        target: path, glob, module class, or a selector of modules.
+        norm_stats: also keep layers with running statistics in evaluation mode.
+
+    Returns:
+        The transform.
+
+    Raises:
+        OptionError: an argument is of a wrong kind.
+
+    Example:
+        >>> freeze("layer1", norm_stats=False)
+        freeze("layer1", norm_stats=False)
+    """
+    return Freeze(parse(target), norm_stats=norm_stats)
+
+
+@spelled
+def unfreeze(target: Target) -> Unfreeze:
+    """Let the parameters of a target train again, and its running statistics move.
+
+    Args:
+        target: path, glob, module class, or a selector of modules.
+
+    Returns:
+        The transform.
+
+    Raises:
+        OptionError: an argument is of a wrong kind.
+
+    Example:
+        >>> freeze("*") >> unfreeze("fc")
+        compose(freeze("*"), unfreeze("fc"))
+    """
+    return Unfreeze(parse(target))
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Tell whether training mode changes buffers of a layer."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return module.running_mean is not None or module.running_var is not None
+    # Spectral norm iterates on two vectors; hand-written norms name theirs as torch does.
+    return any(name in ("_u", "_v") or name.startswith("running_") for name in module._buffers)
+
+
+def _modules(target: Selector, draft: Draft) -> Iterator[nn.Module]:
+    for site in target.find(draft):
+        if not site.is_module:
+            raise TargetError(
+                f"{site.path!r} is an operation, which has no parameters",
+                found=f"a node of {site.owner or 'the root'}",
+                write="the module that holds the parameters",
+            )
+        yield draft.get(site.path)
+
+
+def _hold(module: nn.Module) -> None:
+    held = vars(module)
+    held.setdefault(_WANTED, module.training)
+    held["training"] = False
+    held["train"] = functools.partial(_stay_in_evaluation, module)  # a method would not pickle
+
+
+def _release(module: nn.Module) -> None:
+    held = vars(module)
+    if _WANTED in held:
+        held["training"] = held.pop(_WANTED)
+        del held["train"]
+
+
+def _stay_in_evaluation(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: FBT002 - as nn.Module.train
+    """Note the mode that was asked for and stay in evaluation mode."""
+    vars(self)[_WANTED] = mode
+    for child in self.children():
+        child.train(mode)
+    return self

@@ -1,0 +1,92 @@
+"""What wrap and inject share: build a block for a value and put its call behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from torchgraft.blocks.block import Block
+from torchgraft.errors import OptionError, ShapeError, TargetError
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.edges import Edge
+from torchgraft.graph.layout import spec_of
+from torchgraft.graph.run import run_on_meta
+from torchgraft.spec import TensorSpec, shape_text
+
+
+def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default: str, beside: str) -> None:
+    """Build one module and call it on every edge given, all of one level.
+
+    Args:
+        draft: the draft.
+        edges: where the value flows that the module takes; all in one level.
+        block: what to build.
+        name: name of the module in the level; numbered from ``default`` if ``None``.
+        default: name to start from.
+        beside: child that the module is registered after.
+
+    Raises:
+        ShapeError: the module does not take the value, or does not keep its shape.
+        NameClashError: the name is in use.
+        TargetError: the value is not a tensor, or differs between the edges.
+    """
+    owner = edges[0].owner
+    specs = {_spec(draft, edge, block) for edge in edges}
+    if len(specs) > 1:
+        raise TargetError(
+            f"the value has {len(specs)} shapes where {beside or default!r} is called",
+            found=", ".join(sorted(map(repr, specs))),
+            write="one edit for each call site, by node name",
+        )
+    spec = specs.pop()
+    module = block.build(spec)
+    if not block.keeps_shape:
+        for edge in edges:
+            check_keeps(draft, edge, module, block)
+    module.train(draft.get(owner).training)
+    draft.open(owner)
+    chosen = name if name is not None else draft.fresh(owner, default)
+    draft.place(owner, chosen, module, beside=beside)
+    adapt = spec.channels_last and block.keeps_shape
+    for edge in edges:
+        edge.insert(chosen, channels_last=adapt)
+
+
+def check_name(name: str | None, asked: str) -> None:
+    """Check a name for a new module before any model is seen.
+
+    Raises:
+        OptionError: it is not an identifier.
+    """
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise OptionError(
+            "a name must be an identifier", asked=asked, found=f"name={name!r}", write="name='se'"
+        )
+
+
+def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block) -> None:
+    """Run a module on the value of an edge and compare the shapes.
+
+    Raises:
+        ShapeError: it fails, or returns another shape.
+    """
+    value = draft.value(edge.owner, edge.value)
+    consumer = edge.consumer()
+    try:
+        output = run_on_meta(module, (value,), training=False).output
+    except Exception as error:
+        raise ShapeError(
+            f"{block!r} does not take a value of shape {shape_text(value)}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}; the value goes to {consumer}",
+            write="a block for that shape, or a function of the channels: lambda channels: ...",
+        ) from error
+    if shape_text(output) != shape_text(value) or not isinstance(output, torch.Tensor):
+        raise ShapeError(
+            f"{block!r} turns {shape_text(value)} into {shape_text(output)}",
+            found=f"{consumer} takes {shape_text(value)}",
+            write="a block that keeps the shape",
+        )
+
+
+def _spec(draft: Draft, edge: Edge, block: Block) -> TensorSpec:
+    return spec_of(draft, edge.owner, edge.value, needs_rank=block.needs_rank)

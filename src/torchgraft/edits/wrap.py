@@ -1,0 +1,79 @@
+"""Wrap: make a target mean the target followed by a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import attrs
+
+from torchgraft.blocks.block import Block, BlockLike, parse_block
+from torchgraft.edits.placing import check_name, put
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.edges import Edge, after, around, called, exits, output, relative
+from torchgraft.graph.kinds import is_container
+from torchgraft.select.selector import Selector, Site, Target, outermost, parse
+from torchgraft.text import spelled
+from torchgraft.transform import Transform
+
+
+@attrs.frozen(repr=False)
+class Wrap(Transform):
+    """Put a block behind each target, as part of it."""
+
+    name: ClassVar[str] = "wrap"
+    target: Selector
+    block: Block
+    module_name: str | None = attrs.field(kw_only=True, default=None, alias="name")
+
+    def _edit(self, draft: Draft) -> None:
+        label = self.block.label()
+        for site in outermost(self.target.find(draft)):
+            for edges, default, beside in _places(draft, site, label):
+                put(draft, edges, self.block, self.module_name, default, beside)
+
+
+def _places(draft: Draft, site: Site, label: str) -> Iterator[tuple[list[Edge], str, str]]:
+    """Yield, for each level concerned, the edges, a name for the module and its neighbour."""
+    if not site.is_module:
+        yield [after(site.owner or "", n.graph, n) for n in site.nodes], f"{site.short}_{label}", ""
+    elif not is_container(draft.get(site.path)):
+        for owner, edges in around(draft.calls(site.path), after).items():
+            child = relative(site.path, owner)
+            yield edges, f"{child.replace('.', '_')}_{label}", child.partition(".")[0]
+    elif called(draft, site.path):
+        yield output(draft, site.path), label, ""
+    else:
+        edges = exits(draft, site.path)
+        child = relative(site.path, edges[0].owner)
+        yield edges, f"{child.replace('.', '_')}_{label}", child.partition(".")[0]
+
+
+@spelled
+def wrap(target: Target, block: BlockLike, *, name: str | None = None) -> Wrap:
+    """Make a target mean the target followed by a block.
+
+    A container is opened and the block becomes its last child (``layer4.se``), so an
+    original checkpoint still loads with only the new keys missing. A layer is wrapped where
+    it is called, and the block is registered beside it (``conv1_se``), one for all its calls.
+
+    Args:
+        target: path, glob, module class, node name, or a selector.
+        block: a block such as ``se``, a module, a module class, or a function from a
+            channel count to a module; it has to keep the shape.
+        name: name of the new module; by default that of the block, numbered if taken.
+
+    Returns:
+        The transform.
+
+    Raises:
+        OptionError: an argument is of a wrong kind.
+
+    Example:
+        >>> from torchgraft.blocks import se
+        >>> wrap("layer4", se(reduction=8))
+        wrap("layer4", se(reduction=8))
+    """
+    made = Wrap(parse(target), parse_block(block), name=name)
+    check_name(name, repr(made))
+    return made

@@ -1,0 +1,1 @@
+"""Everything that knows torch.fx: clones, traces, levels and the draft that edits them."""

@@ -1,0 +1,49 @@
+"""Refuse what is not a model that can be edited, with the line to write instead."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from torchgraft.errors import ModelError
+from torchgraft.text import literal
+
+
+def check_model(model: object) -> None:
+    """Check that a value is a module and no wrapper around one.
+
+    Raises:
+        ModelError: it is something else; says what to pass.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "a model must be an instance of nn.Module",
+            asked=f"pipe({literal(model)[:80]}, ...)",
+            found=f"a {type(model).__name__}",
+            write=f"pipe({model.__name__}(), ...)" if callable(model) and hasattr(model, "__name__") else "",
+        )
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit._trace.TopLevelTracedModule)):
+        _refuse(model, "has no Python forward any more", "pipe(<the module that was scripted>, ...)")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        _refuse(model, "is a wrapper", "pipe(model.module, ...), and wrap the result again")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module) or type(model).__name__ == "OptimizedModule":
+        _refuse(model, "is a compiled wrapper", "torch.compile(pipe(model._orig_mod, ...))")
+    if any(
+        base.__name__.startswith("FSDP") or base.__name__ == "FullyShardedDataParallel"
+        for base in type(model).__mro__
+    ):
+        _refuse(model, "is sharded over processes", "pipe(<the module before sharding>, ...)")
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+                raise ModelError(
+                    "the model has a parameter whose shape is not known yet",
+                    found=f"{path}.{name}".lstrip("."),
+                    write="model(<an input>) once, then pipe(model, ...)",
+                )
+
+
+def _refuse(model: nn.Module, why: str, write: str) -> None:
+    raise ModelError(
+        f"{type(model).__name__} {why} and cannot be edited", found=literal(type(model)), write=write
+    )

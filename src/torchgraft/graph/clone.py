@@ -1,0 +1,165 @@
+"""Clones of models: every module a new object of its own class, every tensor copy on write."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections import OrderedDict
+from collections.abc import Iterator
+from weakref import WeakSet
+
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from torchgraft.graph.cow import TensorCloner
+
+_ATOMS: tuple[type, ...] = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType)
+_ATOMS += (types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.Size)
+_ATOMIC = frozenset(_ATOMS)
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))
+
+
+_PLAIN: WeakSet[type] = WeakSet()
+"""Classes seen to be cloned by their state alone."""
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """Clone a model so that neither side can show in the other.
+
+    Module classes, hooks, attributes, modes and ties are kept; gradients are not.
+
+    Args:
+        model: any module; it is only read.
+
+    Returns:
+        A module of the same class.
+    """
+    return Cloner(model).module(model)
+
+
+class Cloner:
+    """Clone modules and what they hold, with one memo, so that what was one stays one.
+
+    Args:
+        model: the root; its tensors are read once to find shared storages.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensor = TensorCloner(_tensors(model))
+        self.memo: dict[int, object] = {}
+
+    def module(self, module: nn.Module) -> nn.Module:
+        """Clone one module with everything below it."""
+        known = self.memo.get(id(module))
+        if known is not None:
+            return known  # type: ignore[return-value]  # a memo holds clones of the same kind
+        cls = _own_class(module)
+        if cls not in _PLAIN and _copies_itself(cls) and not isinstance(module, fx.GraphModule):
+            return self._deep(module)  # type: ignore[return-value]  # deepcopy keeps the type
+        _PLAIN.add(cls)
+        new: nn.Module = cls.__new__(cls)
+        self.memo[id(module)] = new
+        state = vars(module)
+        held = vars(new)
+        for name, value in state.items():
+            kind = type(value)
+            if kind in _ATOMIC:
+                held[name] = value
+            elif not value and kind in _CONTAINERS:  # the hooks, most of the time
+                held[name] = kind()
+            elif kind is tuple and _ATOMIC.issuperset(map(type, value)):
+                held[name] = value
+            else:
+                held[name] = self.value(value)
+        if isinstance(module, fx.GraphModule):
+            _regenerate(module, new)  # type: ignore[arg-type]  # a clone has the class of its source
+        return new
+
+    def value(self, value: object) -> object:
+        """Clone one attribute: containers by content, tensors lazily, the rest by deepcopy."""
+        kind = type(value)
+        if kind in _ATOMIC:
+            return value
+        known = self.memo.get(id(value))
+        if known is not None:
+            return known
+        new: object
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, torch.Tensor):
+            new = self._tensor(value)
+        elif isinstance(value, dict) and kind in (dict, OrderedDict):
+            # Registered before it is filled: it may hold itself.
+            filled: dict[object, object] = kind()
+            self.memo[id(value)] = filled
+            filled.update((key, self.value(item)) for key, item in value.items())
+            return filled
+        elif isinstance(value, list) and kind is list:
+            grown: list[object] = []
+            self.memo[id(value)] = grown
+            grown.extend(self.value(item) for item in value)
+            return grown
+        elif isinstance(value, tuple) and kind is tuple:
+            new = tuple(self.value(item) for item in value)
+        elif isinstance(value, set) and kind is set:
+            new = {self.value(item) for item in value}
+        elif isinstance(value, fx.Graph):
+            new = copy_graph(value)
+        else:
+            return self._deep(value)
+        self.memo[id(value)] = new
+        return new
+
+    def _deep(self, value: object) -> object:
+        # Tensors and modules below are put into the memo first, so that deepcopy finds them.
+        if isinstance(value, nn.Module):
+            for tensor in _tensors(value):
+                self.value(tensor)
+        elif isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, self.value(value.__self__))
+        return copy.deepcopy(value, self.memo)
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """Copy a graph with its names, metadata and code generator; targets are shared."""
+    new = fx.Graph(tracer_cls=None)
+    memo: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        memo[node] = new.node_copy(node, lambda n: memo[n])
+    new.set_codegen(copy.copy(graph._codegen))
+    return new
+
+
+def _regenerate(module: fx.GraphModule, new: fx.GraphModule) -> None:
+    """Give the clone of a GraphModule a forward of its own."""
+    type(new).__name__ = type(module).__name__
+    for graph in {id(g): g for g in vars(new).values() if isinstance(g, fx.Graph)}.values():
+        graph.owning_module = new
+    new.recompile()
+
+
+def _own_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class for the clone; one that was made for this instance alone is copied."""
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        # Removing a parametrisation deletes a property of the class.
+        return type(cls.__name__, cls.__bases__, dict(vars(cls)))
+    return cls
+
+
+def _copies_itself(cls: type[nn.Module]) -> bool:
+    """Tell whether a class has its own idea of copying, which must be honoured."""
+    if "parametrizations" in cls.__dict__ or cls.__name__.startswith("Parametrized"):
+        return False
+    own = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
+    return any(getattr(cls, name, None) is not getattr(nn.Module, name, None) for name in own)
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    for child in module.modules():
+        state = vars(child)
+        for store in (state["_parameters"], state["_buffers"]):
+            for tensor in store.values():
+                if tensor is not None:
+                    yield tensor

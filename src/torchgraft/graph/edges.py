@@ -1,0 +1,179 @@
+"""Edges: where a value flows in the graph of a level, so that a call can be put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import fx
+
+from torchgraft.errors import TargetError
+from torchgraft.graph.draft import Call, Draft
+
+
+@attrs.frozen(eq=False)
+class Edge:
+    """A value and those of its uses that a new call takes over.
+
+    Args:
+        owner: path of the level.
+        graph: the graph.
+        value: the node with the value.
+        users: the nodes that will take the new value instead.
+    """
+
+    owner: str
+    graph: fx.Graph
+    value: fx.Node
+    users: tuple[fx.Node, ...]
+
+    def insert(self, name: str, *, channels_last: bool) -> fx.Node:
+        """Call the child ``name`` on the value and give the result to the users.
+
+        Args:
+            name: name of a child of the level.
+            channels_last: move the channels to axis 1 for the call, and back.
+
+        Returns:
+            The node with the new value.
+        """
+        with self.graph.inserting_after(self.value):
+            entry = (
+                self.graph.call_function(torch.movedim, (self.value, -1, 1)) if channels_last else self.value
+            )
+        with self.graph.inserting_after(entry):
+            node = self.graph.call_module(name, (entry,))
+        if channels_last:
+            with self.graph.inserting_after(node):
+                node = self.graph.call_function(torch.movedim, (node, 1, -1))
+        for user in self.users:
+            user.replace_input_with(self.value, node)
+        return node
+
+    def consumer(self) -> str:
+        """Name what takes the value."""
+        first = next(iter(self.users), None)
+        if first is None or first.op == "output":
+            return f"the output of {self.owner or 'the model'}"
+        return f"{self.owner}.{first.target if first.op == 'call_module' else first.name}".lstrip(".")
+
+
+def after(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
+    """Return the edge from a node to all its users."""
+    return Edge(owner, graph, node, tuple(node.users))
+
+
+def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
+    """Return the edge into the first tensor argument of a node.
+
+    Raises:
+        TargetError: the node takes no value of the graph.
+    """
+    sources = node.all_input_nodes
+    if not sources:
+        raise TargetError(f"{node.name!r} takes no value, so nothing can come before it")
+    return Edge(owner, graph, sources[0], (node,))
+
+
+def output(draft: Draft, path: str) -> list[Edge]:
+    """Return the edges from the value of a level to its output, one for each mode.
+
+    Raises:
+        TargetError: the level returns something that is not one value.
+    """
+    edges = []
+    for graph in draft.open(path).graphs:
+        end = next(node for node in graph.nodes if node.op == "output")
+        (value,) = end.args
+        if not isinstance(value, fx.Node):
+            raise TargetError(
+                f"{path!r} does not return one tensor",
+                found=f"it returns a {type(value).__name__}",
+                write="a target inside it, or the level that takes its output apart",
+            )
+        edges.append(Edge(path, graph, value, (end,)))
+    return edges
+
+
+def around(calls: list[Call], side: Callable[[str, fx.Graph, fx.Node], Edge]) -> dict[str, list[Edge]]:
+    """Return the edges on one side of some calls, by level."""
+    found: dict[str, list[Edge]] = {}
+    for call in calls:
+        found.setdefault(call.owner, []).append(side(call.owner, call.graph, call.node))
+    return found
+
+
+def called(draft: Draft, path: str) -> bool:
+    """Tell whether a forward calls the module, and not its children one by one."""
+    try:
+        return bool(draft.calls(path))
+    except TargetError:
+        return False
+
+
+def exits(draft: Draft, path: str) -> list[Edge]:
+    """Return the edges that leave a container whose children are called one by one.
+
+    Raises:
+        TargetError: nothing in it is called, or several values leave it.
+    """
+    owner = path
+    while owner:
+        owner = owner.rpartition(".")[0]
+        prefix = relative(path, owner) + "."
+        edges = []
+        for graph in draft.graphs(owner):
+            inside = {n for n in graph.nodes if n.op == "call_module" and str(n.target).startswith(prefix)}
+            for node in graph.nodes:
+                outside = tuple(user for user in node.users if user not in inside)
+                if node in inside and outside:
+                    edges.append(Edge(owner, graph, node, outside))
+        if edges:
+            if len({id(edge.graph) for edge in edges}) < len(edges):
+                raise TargetError(
+                    f"{len(edges)} values leave {path!r}, whose children are called one by one",
+                    found=", ".join(sorted({str(edge.value.target) for edge in edges})[:6]),
+                    write=f"one of its children: {path}.{str(edges[-1].value.target)[len(prefix) :]}",
+                )
+            return edges
+    raise TargetError(f"no forward calls {path!r} or anything in it", write="a target that is called")
+
+
+def relative(path: str, owner: str) -> str:
+    """Return a path as seen from a level."""
+    return path[len(owner) :].lstrip(".")
+
+
+def feeds_output_only(draft: Draft, edge: Edge) -> bool:
+    """Tell whether a value is the output of the model and goes nowhere else."""
+    if not edge.users or any(user.op != "output" or user.args != (edge.value,) for user in edge.users):
+        return False
+    if not edge.owner:
+        return True
+    return all(feeds_output_only(draft, after(c.owner, c.graph, c.node)) for c in draft.calls(edge.owner))
+
+
+def exchange_node(node: fx.Node, name: str) -> None:
+    """Put the call of a child in the place of a node; it takes the values that the node took."""
+    graph = node.graph
+    with graph.inserting_before(node):
+        new = graph.call_module(name, tuple(node.all_input_nodes))
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def bypass(node: fx.Node) -> None:
+    """Take a node out; its users get its first input instead."""
+    (source, *_) = node.all_input_nodes
+    graph = node.graph
+    node.replace_all_uses_with(source)
+    graph.erase_node(node)
+    if source.target is torch.movedim:
+        # What moved the channels for the node alone goes with it.
+        for user in list(source.users):
+            if user.target is torch.movedim and user.args[1:] == source.args[:0:-1]:
+                user.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]  # a node
+                graph.erase_node(user)
+        if not source.users:
+            graph.erase_node(source)

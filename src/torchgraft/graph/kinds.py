@@ -1,0 +1,21 @@
+"""Kinds of modules: containers, whose forward is of interest, and layers, which are units."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Tell whether a module can be called; lists and dictionaries of modules cannot."""
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
+def is_container(module: nn.Module) -> bool:
+    """Tell whether a module consists of others that its forward calls.
+
+    The layers of ``torch.nn`` are units even where they hold other modules, as the
+    attention layers do.
+    """
+    if isinstance(module, (nn.Sequential, fx.GraphModule)):
+        return True
+    return bool(module._modules) and not type(module).__module__.startswith("torch.nn")

@@ -1,0 +1,49 @@
+"""Qualified names of nodes, as torchvision gives them: ``layer1.0.add``, ``layer1.0.relu_2``.
+
+A name is the path of the level, then the child or the operation, numbered in call order.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import fx
+
+from torchgraft.errors import TraceError
+from torchgraft.graph.draft import Draft
+
+Node = fx.Node
+
+
+def names_in(graph: fx.Graph, owner: str) -> dict[str, fx.Node]:
+    """Name the nodes of one graph, in execution order."""
+    named: dict[str, fx.Node] = {}
+    count: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            continue
+        base = str(node.target) if node.op == "call_module" else re.sub(r"_\d+$", "", node.name)
+        number = count.get(base, 0)
+        count[base] = number + 1
+        path = f"{base}_{number}" if number else base
+        named[f"{owner}.{path}".lstrip(".")] = node
+    return named
+
+
+def nodes_named(draft: Draft, owner: str, name: str) -> tuple[fx.Node, ...]:
+    """Return the nodes of a level that have a qualified name, one for each mode that has it.
+
+    Raises:
+        TraceError: the forward of the level cannot be followed.
+    """
+    return tuple(
+        found for graph in draft.graphs(owner) if (found := names_in(graph, owner).get(name)) is not None
+    )
+
+
+def node_names(draft: Draft, owner: str) -> list[str]:
+    """List the qualified names of a level's nodes; empty where it cannot be followed."""
+    try:
+        return [name for graph in draft.graphs(owner) for name in names_in(graph, owner)]
+    except TraceError:
+        return []

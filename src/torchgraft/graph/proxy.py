@@ -1,0 +1,154 @@
+"""Proxies that may carry example values, so that control flow on sizes can be decided.
+
+Without values a decision raises ``NeedsValues``, and the trace is made again with them.
+"""
+
+from __future__ import annotations
+
+import dis
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import fx
+
+UNKNOWN = object()
+
+
+class NeedsValues(BaseException):
+    """Stop a trace whose forward decides on values; no forward may catch it by accident."""
+
+
+class DataDependentError(TypeError):
+    """Stop a trace whose forward decides on the data of a tensor."""
+
+
+class Decider(Protocol):
+    """The part of the tracer that proxies ask."""
+
+    def value(self, node: fx.Node) -> object:
+        """Return the example value of a node, or ``UNKNOWN``."""
+
+    def decide(self, proxy: Proxy, read: Callable[[object], object]) -> object:
+        """Read a plain value off a proxy and guard it."""
+
+
+class Proxy(fx.Proxy):
+    """Stand for a value while a forward is followed."""
+
+    @property  # type: ignore[misc]  # answers isinstance checks of the forward
+    def __class__(self) -> type:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.startswith(("torch.", "torchgraft.")) or caller == "torch":
+            return Proxy
+        value = self._decider.value(self.node)
+        if value is UNKNOWN:
+            raise NeedsValues
+        return type(value)
+
+    @property
+    def _decider(self) -> Decider:
+        return self.tracer  # type: ignore[return-value]  # our tracer is the only maker of proxies
+
+    def __getattr__(self, name: str) -> Attribute:  # type: ignore[override]  # ours, not that of the base
+        return Attribute(self, name)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        count = _unpacked(sys._getframe(1))
+        if count is None or self._decider.value(self.node) is not UNKNOWN:
+            count = self.__len__()
+        return iter([self[i] for i in range(count)])  # type: ignore[index]  # fx adds operators at run time
+
+    def __len__(self) -> int:
+        return self._decider.decide(self, len)  # type: ignore[return-value, arg-type]  # len gives int
+
+    def __bool__(self) -> bool:
+        return bool(self._decider.decide(self, bool))
+
+    def __int__(self) -> int:
+        return self._decider.decide(self, int)  # type: ignore[return-value, arg-type]  # int gives int
+
+    def __index__(self) -> int:
+        return self.__int__()
+
+    def __float__(self) -> float:
+        return self._decider.decide(self, float)  # type: ignore[return-value, arg-type]  # gives float
+
+    def __contains__(self, item: object) -> bool:
+        return bool(self._decider.decide(self, lambda value: item in value))  # type: ignore[operator]  # as asked
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+class Attribute(Proxy):
+    """Stand for an attribute that becomes a node when it is used, or a method when called."""
+
+    def __init__(self, root: Proxy, name: str) -> None:
+        self.root = root
+        self.attr = name
+        self.tracer = root.tracer
+        self._made: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]  # made late: a method call needs no node
+        """The node that reads the attribute."""
+        if self._made is None:
+            made = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {})
+            self._made = made.node
+        return self._made
+
+    def __call__(self, *args: object, **kwargs: object) -> fx.Proxy:
+        """Record the call of a method."""
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+def _unpacked(frame: object) -> int | None:
+    """Count the names on the left of ``a, b = proxy`` in the calling frame."""
+    code, last = frame.f_code, frame.f_lasti  # type: ignore[attr-defined]  # a frame
+    for instruction in dis.get_instructions(code):
+        if instruction.offset == last:
+            return instruction.argval if instruction.opname == "UNPACK_SEQUENCE" else None
+    return None
+
+
+def is_proxy(value: object) -> bool:
+    """Tell whether a value is a proxy, without asking for its class."""
+    return issubclass(type(value), fx.Proxy)
+
+
+def holds_proxy(value: object) -> bool:
+    """Tell whether a nested argument holds a proxy."""
+    kind = type(value)
+    if kind in (tuple, list):
+        return any(holds_proxy(item) for item in value)  # type: ignore[attr-defined]  # a sequence
+    if kind is dict:
+        return any(holds_proxy(item) for item in value.values())  # type: ignore[attr-defined]  # a dict
+    if kind is slice:
+        return any(holds_proxy(v) for v in (value.start, value.stop, value.step))  # type: ignore[attr-defined]  # a slice
+    return issubclass(kind, fx.Proxy) or (isinstance(value, (tuple, list)) and any(map(holds_proxy, value)))
+
+
+def rebuilt(old: tuple[object, ...] | list[object], items: list[object]) -> object:
+    """Make a sequence of the same kind with other items; a named tuple keeps its names."""
+    make: Callable[..., object] = type(old)
+    return make(*items) if hasattr(old, "_fields") else make(items)
+
+
+def to_meta(value: object) -> object:
+    """Move the tensors of a nested value to the meta device."""
+    if isinstance(value, torch.Tensor):
+        return value if value.is_meta else torch.empty_like(value, device="meta")
+    if isinstance(value, tuple):
+        items = [to_meta(item) for item in value]
+        return rebuilt(value, items)
+    if isinstance(value, list):
+        return [to_meta(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_meta(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,100 @@
+"""Run a model on meta tensors and note what every module got and gave.
+
+The run happens on shadows, so hooks do not fire, nothing is allocated, and what a forward
+writes on itself is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import nn
+
+from torchgraft.graph.proxy import to_meta
+from torchgraft.graph.shadow import Shadows, mark
+
+
+@attrs.frozen(eq=False)
+class ModuleCall:
+    """What one call of a module got and gave, with meta tensors in place of tensors.
+
+    Args:
+        path: where the module stands.
+        module: the module itself.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        output: what it returned.
+    """
+
+    path: str
+    module: nn.Module
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    output: object
+
+
+@attrs.frozen(eq=False)
+class Run:
+    """The calls of one run, in the order in which they ended."""
+
+    calls: tuple[ModuleCall, ...]
+    output: object
+    training: bool
+
+    def of(self, module: nn.Module) -> list[ModuleCall]:
+        """Return the calls of one module."""
+        return [call for call in self.calls if call.module is module]
+
+
+def run_on_meta(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, training: bool
+) -> Run:
+    """Run a model on meta tensors.
+
+    Args:
+        model: any module; it is only read.
+        args: positional arguments; their tensors are moved to the meta device.
+        kwargs: keyword arguments, likewise.
+        training: ``False`` for evaluation mode everywhere; ``True`` for training mode.
+
+    Returns:
+        The calls and the output.
+    """
+    recorder = _Recorder(training)
+    shadow = Shadows(recorder).of(model)
+    given = tuple(to_meta(a) for a in args)
+    named = {name: to_meta(a) for name, a in (kwargs or {}).items()}
+    with torch.no_grad(), torch.device("meta"):
+        output = shadow(*given, **named)
+    return Run(tuple(recorder.calls), output, training)
+
+
+class _Recorder:
+    def __init__(self, training: bool) -> None:
+        self.calls: list[ModuleCall] = []
+        self._training = training
+        self._meta: dict[int, torch.Tensor] = {}
+
+    def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        forward: Callable[..., object] = shadow.forward
+        output = forward(*args, **kwargs)
+        me = mark(shadow)
+        self.calls.append(ModuleCall(me.path, me.source, args, kwargs, output))
+        return output
+
+    def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:  # noqa: ARG002 - protocol
+        return value
+
+    def training(self, shadow: nn.Module) -> bool:  # noqa: ARG002 - protocol
+        return self._training
+
+    def convert(self, tensor: torch.Tensor) -> torch.Tensor:
+        known = self._meta.get(id(tensor))
+        if known is None:
+            known = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            if isinstance(tensor, nn.Parameter):
+                known = nn.Parameter(known, requires_grad=tensor.requires_grad)
+            self._meta[id(tensor)] = known
+        return known

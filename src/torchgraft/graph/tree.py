@@ -1,0 +1,136 @@
+"""The tree of modules under edit: look paths up, put modules in, take them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from torchgraft.errors import NameClashError
+
+
+class Tree:
+    """Modules by path, with every name of those that are shared.
+
+    Args:
+        root: the module at the top; it is edited in place.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._names: dict[int, list[str]] | None = None
+        self._origin: dict[int, nn.Module] = {}
+        self._beside: dict[int, tuple[nn.Module, list[tuple[str, str]]]] = {}
+
+    def get(self, path: str) -> nn.Module:
+        """Return the module at a path of the draft."""
+        return self.root.get_submodule(path)
+
+    def has(self, path: str) -> bool:
+        """Tell whether a module stands at a path."""
+        module: nn.Module | None = self.root
+        for name in path.split(".") if path else []:
+            module = module._modules.get(name) if module is not None else None
+        return module is not None
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield every path with its module, a shared module under each of its paths."""
+        return iter(self.root.named_modules(remove_duplicate=False))
+
+    def names(self, module: nn.Module) -> list[str]:
+        """Return every path at which a module is registered."""
+        if self._names is None:
+            self._names = {}
+            for path, found in self.modules():
+                self._names.setdefault(id(found), []).append(path)
+        return self._names.get(id(module), [])
+
+    def exchange(self, path: str, new: nn.Module) -> None:
+        """Put another module in the place of one, under each of its names."""
+        self.swap(self.get(path), new)
+        self._names = None
+
+    def place(self, owner: str, name: str, module: nn.Module, *, beside: str = "") -> None:
+        """Register a new module in a level.
+
+        Args:
+            owner: path of the level.
+            name: its name there.
+            module: the module.
+            beside: name of the child it is registered after; at the end if empty.
+
+        Raises:
+            NameClashError: the name is in use.
+        """
+        parent = self.get(owner)
+        if not self.free(owner, name):
+            raise NameClashError(
+                f"the name {name!r} is already used in {owner or 'the root'}",
+                found=f"{owner}.{name}".lstrip("."),
+                write=f"name={self.fresh(owner, name)!r}",
+            )
+        parent._modules[name] = module
+        if beside in parent._modules:
+            self._beside.setdefault(id(parent), (parent, []))[1].append((beside, name))
+        self._names = None
+
+    def discard(self, path: str) -> None:
+        """Take a module out of the tree, under each of its names."""
+        for name in self.names(self.get(path)):
+            parent, _, last = name.rpartition(".")
+            self.get(parent)._modules.pop(last, None)
+        self._names = None
+
+    def free(self, owner: str, name: str) -> bool:
+        """Tell whether a name can be given to a new module of a level."""
+        parent = self.get(owner)
+        return (
+            bool(name)
+            and "." not in name
+            and not (
+                name in parent._modules
+                or name in parent._parameters
+                or name in parent._buffers
+                or hasattr(parent, name)
+            )
+        )
+
+    def fresh(self, owner: str, name: str) -> str:
+        """Return a name, numbered where it is used already."""
+        number, candidate = 0, name
+        while not self.free(owner, candidate):
+            number += 1
+            candidate = f"{name}_{number}"
+        return candidate
+
+    def origin(self, module: nn.Module) -> nn.Module:
+        """Return the module whose place a module took, itself if none."""
+        return self._origin.get(id(module), module)
+
+    def swap(self, old: nn.Module, new: nn.Module) -> None:
+        """Put a module in the place of another that it stands for."""
+        names = self.names(old)
+        for path in names:
+            if path == "":
+                self.root = new
+            else:
+                parent, _, last = path.rpartition(".")
+                self.get(parent)._modules[last] = new
+        if self._names is not None:
+            self._names[id(new)] = names
+        self._origin.setdefault(id(new), self._origin.get(id(old), old))
+
+    def order(self) -> None:
+        """Move new modules behind the child that each was placed beside."""
+        for level, moves in self._beside.values():
+            followers: dict[str, list[str]] = {}
+            for anchor, name in moves:
+                followers.setdefault(anchor, []).append(name)
+            held, moved = dict(level._modules), {name for _, name in moves}
+            level._modules.clear()
+            waiting = [name for name in reversed(held) if name not in moved]
+            while waiting:
+                name = waiting.pop()
+                level._modules[name] = held[name]
+                waiting += [n for n in reversed(followers.get(name, [])) if n in held]
+        self._beside.clear()

@@ -1,0 +1,1 @@
+"""Targets: what an edit points at, as values that exist before any model does."""

@@ -1,0 +1,1 @@
+"""What people see: reports on models and on what was done to them."""

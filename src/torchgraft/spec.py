@@ -1,0 +1,69 @@
+"""What is known of a value that flows through a model: axes, channels, dtype, device."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+Dim = int | str
+
+_NAMES = {
+    (4, 1): ("n", "c", "h", "w"),
+    (4, 3): ("n", "h", "w", "c"),
+    (3, 1): ("n", "c", "l"),
+    (3, 2): ("n", "l", "c"),
+    (5, 1): ("n", "c", "d", "h", "w"),
+    (2, 1): ("n", "c"),
+}
+
+
+@attrs.frozen
+class TensorSpec:
+    """Describe a value by its channel count and the axis that holds the channels.
+
+    Args:
+        channels: number of channels.
+        axis: axis of the channels: 1 for ``n c h w``, -1 for ``n h w c`` and ``n l c``.
+        rank: number of axes, or ``None`` where it was not needed to find it out.
+        dtype: dtype of the values and of new parameters.
+        device: device of new parameters.
+
+    Example:
+        >>> import torch
+        >>> TensorSpec(64, 1, 4, torch.float32, torch.device("cpu"))
+        n 64 h w float32
+    """
+
+    channels: int
+    axis: int
+    rank: int | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def channels_last(self) -> bool:
+        """Tell whether the channels stand on the last axis and not on axis 1."""
+        return self.axis == -1 and self.rank != 2
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        if self.rank is None:
+            dims = f"n ... {self.channels}" if self.axis == -1 else f"n {self.channels} ..."
+            return f"{dims} {dtype}"
+        names: tuple[str, ...] = _NAMES.get((self.rank, self.axis % self.rank), ())
+        dims = " ".join(str(self.channels) if n == "c" else n for n in names)
+        return f"{dims or f'{self.rank} axes'} {dtype}"
+
+
+def shape_text(value: object) -> str:
+    """Write the shapes of a value that may be nested: ``n 64 56 56``.
+
+    The first axis is the batch, which is not part of any contract.
+    """
+    if isinstance(value, torch.Tensor):
+        return " ".join(["n", *(str(d) for d in value.shape[1:])]) if value.ndim else "scalar"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {shape_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(shape_text(v) for v in value) + ")"
+    return type(value).__name__

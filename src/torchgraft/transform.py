@@ -1,0 +1,211 @@
+"""Transforms: frozen values that are functions from a model to a new model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import ClassVar, final
+
+import attrs
+import torch
+from torch import nn
+
+from torchgraft.errors import GraftError, OptionError, TargetError
+from torchgraft.graph.checks import check_model
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.history import History, history_of, set_history
+from torchgraft.graph.probe import Example
+from torchgraft.text import call, literal
+
+
+@attrs.frozen(repr=False)
+class Transform:
+    """Describe an edit; calling it with a model applies it to a clone.
+
+    A transform prints as the call that made it, is equal by content, hashes and pickles.
+    """
+
+    name: ClassVar[str] = "transform"
+
+    @final
+    def __call__(
+        self, model: nn.Module, *, example: Example | None = None, seed: int | None = None
+    ) -> nn.Module:
+        """Return the edited model; see ``pipe``."""
+        return pipe(model, self, example=example, seed=seed)
+
+    def __rshift__(self, other: Transform) -> Transform:
+        return compose(self, other)
+
+    def _edit(self, draft: Draft) -> None:
+        raise NotImplementedError(type(self).__name__)
+
+    def steps(self) -> tuple[Transform, ...]:
+        """Return the single edits it consists of."""
+        return (self,)
+
+    def __repr__(self) -> str:
+        return call(self.name, self)
+
+
+@attrs.frozen(repr=False)
+class Compose(Transform):
+    """Apply several transforms, the first one first."""
+
+    name: ClassVar[str] = "compose"
+    parts: tuple[Transform, ...] = ()
+
+    def _edit(self, draft: Draft) -> None:
+        for part in self.parts:
+            part._edit(draft)
+
+    def steps(self) -> tuple[Transform, ...]:
+        """Return the parts, which are single edits."""
+        return self.parts
+
+    def __repr__(self) -> str:
+        if not self.parts:
+            return "identity()"
+        return f"compose({', '.join(map(repr, self.parts))})"
+
+
+def compose(*transforms: Transform) -> Transform:
+    """Join transforms into one that applies them from left to right.
+
+    Args:
+        transforms: any number; compositions among them are flattened.
+
+    Returns:
+        One transform; a single one is returned as it is, none gives the identity.
+
+    Raises:
+        OptionError: something is not a transform.
+
+    Example:
+        >>> from torchgraft import freeze, swap_head
+        >>> compose(freeze("layer1"), swap_head(10))
+        compose(freeze("layer1"), swap_head(10))
+    """
+    steps = tuple(step for transform in _checked(transforms) for step in transform.steps())
+    return steps[0] if len(steps) == 1 else Compose(steps)
+
+
+def identity() -> Transform:
+    """Return the transform that changes nothing.
+
+    Returns:
+        The transform; its result is a traced clone.
+
+    Example:
+        >>> identity()
+        identity()
+    """
+    return Compose()
+
+
+def pipe(
+    model: nn.Module, *transforms: Transform, example: Example | None = None, seed: int | None = None
+) -> nn.Module:
+    """Apply transforms to a clone of a model, the first one first.
+
+    The model is only read. Untouched weights are shared copy-on-write, so the result is
+    independent of the model and costs no memory until one of the two is written to.
+
+    Args:
+        model: any module that is not a wrapper.
+        transforms: what to do.
+        example: an input, a tuple of arguments or a mapping of keyword arguments, for
+            forwards that decide on sizes and models whose input cannot be guessed.
+        seed: seed for new parameters; the global generator is then left where it was.
+
+    Returns:
+        A ``torch.fx.GraphModule``; a clone of the model's class only where torch.fx cannot
+        follow its forward and no edit is inside it.
+
+    Raises:
+        ModelError: the model is a wrapper or no module.
+        OptionError: something is not a transform.
+        GraftError: a step cannot be done; the error has a note with the step.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from torchgraft import swap_head
+        >>> pipe(resnet18(), swap_head(10)).fc
+        Linear(in_features=512, out_features=10, bias=True)
+    """
+    steps = [step for transform in _checked(transforms) for step in transform.steps()]
+    check_model(model)
+    draft = Draft(model, example)
+    with _seeded(seed):
+        for number, step in enumerate(steps, 1):
+            try:
+                draft.changed()
+                step._edit(draft)
+            except GraftError as error:
+                _explain(error, step, number, len(steps))
+                raise
+    result = draft.seal()
+    before = history_of(model)
+    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before))
+    return result
+
+
+def trace(model: nn.Module, *, example: Example | None = None) -> nn.Module:
+    """Return a clone of a model whose forward is a graph that can be read and edited.
+
+    Args:
+        model: any module that is not a wrapper.
+        example: as for ``pipe``; it is remembered for later edits.
+
+    Returns:
+        As for ``pipe``.
+
+    Raises:
+        ModelError: the model is a wrapper or no module.
+        TraceError: torch.fx cannot follow the root's forward.
+
+    Example:
+        >>> from torch import nn
+        >>> print(trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU())).code.strip())
+        def forward(self, input):
+            input_1 = input
+            _0 = getattr(self, "0")(input_1);  input_1 = None
+            _1 = getattr(self, "1")(_0);  _0 = None
+            return _1
+    """
+    result = pipe(model, example=example)
+    unfollowed = history_of(result).unfollowed_error
+    if unfollowed is not None:
+        raise unfollowed
+    return result
+
+
+def _checked(transforms: tuple[object, ...]) -> tuple[Transform, ...]:
+    for item in transforms:
+        if not isinstance(item, Transform):
+            raise OptionError(
+                "a step of a pipe must be a transform",
+                asked=literal(item),
+                found=f"a {type(item).__name__}",
+                write="wrap(...), swap_head(10), or edit(<function of the draft>, name=...)",
+            )
+    return transforms  # type: ignore[return-value]  # all were checked
+
+
+def _explain(error: GraftError, step: Transform, number: int, count: int) -> None:
+    """Fill in the call as written, and the same call with the nearest right name."""
+    error.asked = error.asked or repr(step)
+    if isinstance(error, TargetError) and error.near and not error.write:
+        wrong, right = literal(error.wrong), literal(error.near[0])
+        error.write = error.asked.replace(wrong, right) if error.wrong else ""
+    error.add_note(f"while applying step {number} of {count}: {step!r}")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,168 @@
+"""What must hold for any model, one function a promise; each raises AssertionError."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import torch
+from fingerprint import changes, fingerprint
+from torch import nn
+
+from torchgraft import freeze, pipe, swap_head, wrap
+from torchgraft.blocks import se
+
+
+def flat(output: object) -> list[torch.Tensor]:
+    """List the tensors of an output."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        return [t for value in output.values() for t in flat(value)]
+    if isinstance(output, (list, tuple)):
+        return [t for value in output for t in flat(value)]
+    return []
+
+
+def same(one: object, other: object) -> bool:
+    """Compare outputs bit by bit, NaN included."""
+    a, b = flat(one), flat(other)
+    return (
+        type(one) is type(other)
+        and len(a) == len(b)
+        and all(
+            x.shape == y.shape and torch.equal(torch.nan_to_num(x), torch.nan_to_num(y))
+            for x, y in zip(a, b, strict=True)
+        )
+    )
+
+
+def run(model: nn.Module, x: torch.Tensor, *, mode: bool) -> object:
+    """Run a model in a mode from a fixed seed, without gradients."""
+    model.train(mode)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        return model(x)
+
+
+def computes_the_same(model: nn.Module, x: torch.Tensor) -> None:
+    """``pipe(m)`` is bit-equal to ``m`` after any sequence of mode switches; keys and order too."""
+    result = pipe(model)
+    assert isinstance(result, torch.fx.GraphModule), "the root stayed a clone of its class"
+    assert list(result.state_dict()) == list(model.state_dict()), "state-dict keys or order"
+    twin = copy.deepcopy(model)
+    for mode in (False, True, True, False):
+        assert same(run(result, x, mode=mode), run(twin, x, mode=mode)), f"output, training={mode}"
+    for (name, a), b in zip(result.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert same(a, b), f"statistics after training: {name}"
+    classes = {path: type(module) for path, module in model.named_modules() if path}
+    assert classes == {path: type(module) for path, module in result.named_modules() if path}, "classes"
+    lost = [
+        k
+        for k, v in vars(model).items()
+        if isinstance(v, (int, float, str, dict)) and not k.startswith("_") and k not in vars(result)
+    ]
+    assert not lost, f"attributes: {lost}"
+
+
+def is_independent(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """Neither the edit nor training, freezing and switching the result shows in the model, and the other way round."""
+    before = fingerprint(model)
+    result = pipe(model, wrap(stage, se), swap_head(7))
+    assert not changes(before, fingerprint(model)), "by the edit"
+    step(result, x)
+    pipe(result, freeze("*"))
+    result.eval().requires_grad_(False)
+    assert not changes(before, fingerprint(model)), f"by training: {changes(before, fingerprint(model))[:5]}"
+    after = fingerprint(result)
+    twin = pipe(model)
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            tensor.zero_()
+    assert not changes(before, fingerprint(model)), "by a second copy"
+    assert not changes(after, fingerprint(result)), "between copies"
+
+
+def step(model: nn.Module, x: torch.Tensor, *, rate: float = 1e-2) -> None:
+    """Take one optimizer step in training mode."""
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
+    torch.manual_seed(4)
+    loss = sum((t.float() ** 2).mean() + t.float().mean() for t in flat(model(x)))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def takes_a_block(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """``wrap(stage, se)`` is neutral, trains, and old checkpoints load with the new keys missing."""
+    wrapped = pipe(model, wrap(stage, se, name="added"))
+    assert same(run(wrapped, x, mode=False), run(copy.deepcopy(model), x, mode=False)), "neutral start"
+    new = [key for key in wrapped.state_dict() if key not in model.state_dict()]
+    assert len(new) == 4, f"new keys {new}"
+    missing, unexpected = wrapped.load_state_dict(model.state_dict(), strict=False)
+    assert sorted(missing) == sorted(new), "missing keys"
+    assert not unexpected, "unexpected keys"
+    edited = pipe(wrapped, swap_head(10))
+    parameters = dict(edited.named_parameters())
+    reached: set[str] = set()
+    for attempt in range(2):
+        edited.train(attempt == 0 or True)
+        torch.manual_seed(5 + attempt)
+        loss = sum((t.float() ** 2).sum() + t.float().sum() for t in flat(edited(x)))
+        loss.backward()
+        reached |= {k for k in new if parameters[k].grad is not None and parameters[k].grad.abs().sum() > 0}
+        torch.optim.SGD(edited.parameters(), lr=1e-3).step()
+        edited.zero_grad()
+    assert reached == set(new), f"no gradient for {set(new) - reached}"
+    edited.eval()
+    assert all(t.shape[-1] == 10 for t in flat(edited(x))), "classes"
+
+
+def is_a_good_citizen(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """The result can be transformed again, copied and pickled."""
+    result = pipe(model, wrap(stage, se), swap_head(10)).eval()
+    expected = run(result, x, mode=False)
+    for name, other in {
+        "again": pipe(result),
+        "deepcopy": copy.deepcopy(result),
+        "pickle": pickle.loads(pickle.dumps(result)),
+    }.items():
+        assert same(run(other, x, mode=False), expected), name
+        assert list(other.state_dict()) == list(result.state_dict()), f"{name}: keys"
+
+
+def compiles(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """The result compiles as a full graph."""
+    result = pipe(model, wrap(stage, se), swap_head(10)).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(result, fullgraph=True, backend="eager")
+    close(run(compiled, x, mode=False), run(result, x, mode=False))
+
+
+def exports(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """The result exports with a dynamic batch."""
+    result = pipe(model, wrap(stage, se), swap_head(10)).eval()
+    program = torch.export.export(
+        result, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    )
+    more = torch.cat([x, x[:1]])
+    with torch.no_grad():
+        close(program.module()(more), result(more))
+
+
+def close(one: object, other: object) -> None:
+    """Compare outputs within 1e-5 of the largest value."""
+    for a, b in zip(flat(one), flat(other), strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1.0, float(b.abs().max())), "differs"
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "same": lambda m, x, stage: computes_the_same(m, x),
+    "independent": is_independent,
+    "block and head": takes_a_block,
+    "again, copy, pickle": is_a_good_citizen,
+    "compile": compiles,
+    "export": exports,
+}
