@@ -51,7 +51,15 @@ def literal(value: object) -> str:
         return f"{type(value).__name__}.{value.name}"
     if inspect.isroutine(value):
         return function_name(value)
+    if hasattr(value, "named_parameters"):
+        return f"<a {type(value).__name__}>"
     return repr(value)
+
+
+def kind(value: object) -> str:
+    """Write what a value is, with its article: ``an int``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def class_name(cls: type) -> str:
@@ -67,7 +75,8 @@ def function_name(function: Callable[..., object]) -> str:
     code = getattr(function, "__code__", None)
     if "<" in name and code is not None:
         return f"<{name.rpartition('.')[2].strip('<>')} at {code.co_filename}:{code.co_firstlineno}>"
-    return f"{getattr(function, '__module__', '?')}.{name}"
+    module = getattr(function, "__module__", None) or "?"
+    return name if module.startswith("torchgraft.") else f"{module}.{name}"
 
 
 def call(name: str, value: attrs.AttrsInstance) -> str:
@@ -85,6 +94,22 @@ def call(name: str, value: attrs.AttrsInstance) -> str:
     return f"{name}({', '.join(words)})"
 
 
+def check_flags(made: object, **flags: object) -> None:
+    """Check that options are ``True`` or ``False``.
+
+    Raises:
+        OptionError: one of them is something else.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise OptionError(
+                f"{name} is True or False",
+                asked=repr(made),
+                found=f"{name}={literal(value)}",
+                write=f"{name}={bool(value)}",
+            )
+
+
 def spelled(function: Callable[P, R]) -> Callable[P, R]:
     """Turn a misspelt or missing argument into an error with the nearest right name."""
     signature = inspect.signature(function)
@@ -99,6 +124,8 @@ def spelled(function: Callable[P, R]) -> Callable[P, R]:
             unknown = [name for name in kwargs if name not in signature.parameters]
             close = near(unknown[0], known) if unknown else ()
             fixed = [w.replace(f"{unknown[0]}=", f"{close[0]}=", 1) for w in words] if close else []
+            if len(args) == 1 and not kwargs and known and not fixed:
+                fixed = [f"{known[0]}={words[0]}"]
             name = function.__name__
             raise OptionError(
                 f"{name}: {error}",

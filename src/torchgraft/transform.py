@@ -15,7 +15,7 @@ from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.history import History, history_of, set_history
 from torchgraft.graph.probe import Example
-from torchgraft.text import call, literal
+from torchgraft.text import call, kind, literal, spelled
 
 
 @attrs.frozen(repr=False)
@@ -103,6 +103,7 @@ def identity() -> Transform:
     return Compose()
 
 
+@spelled
 def pipe(
     model: nn.Module, *transforms: Transform, example: Example | None = None, seed: int | None = None
 ) -> nn.Module:
@@ -135,8 +136,10 @@ def pipe(
     """
     steps = [step for transform in _checked(transforms) for step in transform.steps()]
     check_model(model)
-    draft = Draft(model, example)
-    with _seeded(seed):
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
+    with torch.inference_mode(mode=False), _seeded(seed):
+        draft = Draft(model, example)
         for number, step in enumerate(steps, 1):
             try:
                 draft.changed()
@@ -144,12 +147,13 @@ def pipe(
             except GraftError as error:
                 _explain(error, step, number, len(steps))
                 raise
-    result = draft.seal()
+        result = draft.seal()
     before = history_of(model)
     set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before))
     return result
 
 
+@spelled
 def trace(model: nn.Module, *, example: Example | None = None) -> nn.Module:
     """Return a clone of a model whose forward is a graph that can be read and edited.
 
@@ -186,7 +190,7 @@ def _checked(transforms: tuple[object, ...]) -> tuple[Transform, ...]:
             raise OptionError(
                 "a step of a pipe must be a transform",
                 asked=literal(item),
-                found=f"a {type(item).__name__}",
+                found=kind(item),
                 write="wrap(...), swap_head(10), or edit(<function of the draft>, name=...)",
             )
     return transforms  # type: ignore[return-value]  # all were checked

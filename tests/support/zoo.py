@@ -61,6 +61,9 @@ def build(name: str) -> nn.Module:
         import timm
 
         model = timm.create_model(name.removeprefix("timm/"), pretrained=False)
+        if getattr(model, "num_classes", None) == 0:  # made without a head
+            torch.manual_seed(0)
+            model = timm.create_model(name.removeprefix("timm/"), pretrained=False, num_classes=1000)
     else:
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         model = torchvision.models.get_model(name, weights=None, **options)

@@ -14,7 +14,7 @@ from torch import nn
 from torchgraft.errors import OptionError
 from torchgraft.graph.clone import clone
 from torchgraft.spec import TensorSpec
-from torchgraft.text import call, class_name, function_name, literal
+from torchgraft.text import call, class_name, function_name, kind, literal
 
 
 @attrs.frozen(repr=False)
@@ -31,6 +31,10 @@ class Block:
     def build(self, spec: TensorSpec) -> nn.Module:
         """Make the module for a value: its channels, device and dtype."""
         raise NotImplementedError(type(self).__name__)
+
+    def fixed(self) -> nn.Module | None:
+        """Make the module where it does not depend on the place; ``None`` where it does."""
+        return None
 
     def label(self) -> str:
         """Return the name the module gets."""
@@ -50,6 +54,10 @@ class Ready(Block):
     module: nn.Module = attrs.field(eq=id)
 
     def build(self, spec: TensorSpec) -> nn.Module:  # noqa: ARG002 - a module is what it is
+        """Copy the module."""
+        return self.fixed()
+
+    def fixed(self) -> nn.Module:
         """Copy the module."""
         return clone(self.module)
 
@@ -73,6 +81,10 @@ class OfClass(Block):
             made = self.cls(*(spec.channels,) * len(_required(self.cls)))
         return made.to(spec.dtype)
 
+    def fixed(self) -> nn.Module | None:
+        """Make an instance where the class needs no value."""
+        return None if _required(self.cls) else self.cls()
+
     def label(self) -> str:
         """Name the module after its class."""
         return snake(self.cls.__name__)
@@ -90,12 +102,12 @@ class OfFunction(Block):
     def build(self, spec: TensorSpec) -> nn.Module:
         """Call the function on the device and with the dtype of the place."""
         with torch.device(spec.device):
-            made = self.function(spec.channels)
+            made = made_by(self.function, spec.channels, "def block(channels: int) -> nn.Module: ...")
         if not isinstance(made, nn.Module):
             raise OptionError(
                 "the function given as a block did not return a module",
                 asked=function_name(self.function),
-                found=f"a {type(made).__name__}",
+                found=kind(made),
                 write="def block(channels: int) -> nn.Module: ...",
             )
         return made.to(spec.dtype)
@@ -125,26 +137,61 @@ def parse_block(value: object) -> Block:
     if isinstance(value, Block):
         return value
     if isinstance(value, nn.Module):
+        if any(isinstance(p, nn.UninitializedParameter) for p in value.parameters()):
+            raise OptionError(
+                "a lazy module cannot be put in before it knows its shape",
+                asked=literal(value),
+                found="a parameter without a shape",
+                write="lambda channels: <the module for that many channels>",
+            )
         return Ready(clone(value))
     if isinstance(value, type):
         if issubclass(value, nn.Module) and len(_required(value)) <= 1:
             return OfClass(value)
     elif getattr(value, "makes_block", False):
         return cast("Callable[[], Block]", value)()
-    elif callable(value):
+    elif callable(value) and not hasattr(value, "_edit"):
         return OfFunction(cast("Callable[[int], nn.Module]", value))
     raise OptionError(
         "a block is a description such as se(), a module, a module class with at most one required "
         "argument, or a function from a channel count to a module",
         asked=literal(value),
         found=f"{type(value).__name__}{_needs(value)}",
-        write="lambda channels: nn.Conv2d(channels, channels, 1)",
+        write=_suggestion(value),
     )
+
+
+def made_by(function: Callable[..., object], value: object, write: str) -> object:
+    """Call a function of the user on a value.
+
+    Raises:
+        OptionError: it raises.
+    """
+    try:
+        return function(value)
+    except Exception as error:
+        raise OptionError(
+            f"{function_name(function)} fails on {literal(value)}",
+            found=f"{type(error).__name__}: {error}",
+            write=write,
+        ) from error
 
 
 def makes_block(function: Callable[..., Block]) -> None:
     """Mark a function as the factory of a block, so that it can be given without a call."""
     function.makes_block = True  # type: ignore[attr-defined]  # read by parse_block
+
+
+def _suggestion(value: object) -> str:
+    """Write a block that is near to what was given."""
+    if isinstance(value, type) and issubclass(value, nn.GroupNorm):
+        return "lambda channels: nn.GroupNorm(32, channels)"
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        name = class_name(value)
+        return f"lambda channels: {name}({', '.join(['channels'] * min(2, len(_required(value))))}, ...)"
+    if isinstance(value, int):
+        return "lambda channels: nn.Linear(channels, channels)"
+    return str(value) if isinstance(value, str) else "se"
 
 
 def snake(name: str) -> str:

@@ -13,7 +13,7 @@ from torchgraft.blocks.block import Block, makes_block
 from torchgraft.blocks.gate import gate, positive, squeezed, zero
 from torchgraft.errors import LayoutError, OptionError
 from torchgraft.spec import TensorSpec
-from torchgraft.text import spelled
+from torchgraft.text import check_flags, spelled
 
 
 class CBAM(nn.Module):
@@ -105,7 +105,9 @@ def cbam(*, reduction: int = 16, kernel: int = 7, neutral: bool = True) -> CBAMB
     positive("reduction", reduction, asked)
     if positive("kernel", kernel, asked) % 2 == 0:
         raise OptionError("kernel must be odd", asked=asked, write=f"cbam(kernel={kernel + 1})")
-    return CBAMBlock(reduction=reduction, kernel=kernel, neutral=neutral)
+    made = CBAMBlock(reduction=reduction, kernel=kernel, neutral=neutral)
+    check_flags(made, neutral=neutral)
+    return made
 
 
 makes_block(cbam)

@@ -13,7 +13,7 @@ from torchgraft.blocks.block import Block, makes_block
 from torchgraft.blocks.gate import gate, positive, zero
 from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
-from torchgraft.text import spelled
+from torchgraft.text import check_flags, spelled
 
 
 class ECA(nn.Module):
@@ -33,7 +33,7 @@ class ECA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` by channel."""
-        pooled = x.flatten(2).mean(2) if x.ndim > 2 else x
+        pooled = x.reshape(x.size(0), x.size(1), -1).mean(2)
         logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
         return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
@@ -90,7 +90,9 @@ def eca(*, kernel: int | None = None, neutral: bool = True) -> ECABlock:
         raise OptionError(
             "kernel must be odd", asked=f"eca(kernel={kernel})", write=f"eca(kernel={kernel + 1})"
         )
-    return ECABlock(kernel=kernel, neutral=neutral)
+    made = ECABlock(kernel=kernel, neutral=neutral)
+    check_flags(made, neutral=neutral)
+    return made
 
 
 makes_block(eca)

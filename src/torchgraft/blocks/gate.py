@@ -44,5 +44,5 @@ def positive(name: str, value: object, asked: str) -> int:
 
 
 def squeezed(channels: int, reduction: int) -> int:
-    """Return the width of a bottleneck, at least one."""
-    return max(1, channels // reduction)
+    """Return the width of a bottleneck: at least eight, as fewer units may all be dead."""
+    return max(min(8, channels), channels // reduction)

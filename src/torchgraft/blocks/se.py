@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchgraft.blocks.block import Block, makes_block
 from torchgraft.blocks.gate import gate, positive, squeezed, zero
 from torchgraft.spec import TensorSpec
-from torchgraft.text import spelled
+from torchgraft.text import check_flags, spelled
 
 
 class SE(nn.Module):
@@ -34,10 +34,9 @@ class SE(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` by channel."""
-        grid = x if x.ndim == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-        logits = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(grid, 1))))
-        scale = gate(logits, neutral=self.neutral)
-        return x * (scale if x.ndim == 4 else scale.reshape(x.shape[:2] + (1,) * (x.ndim - 2)))
+        places = x.reshape(x.size(0), x.size(1), -1, 1)
+        logits = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(places, 1))))
+        return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
 
 @attrs.frozen(repr=False)
@@ -82,7 +81,9 @@ def se(*, reduction: int = 16, neutral: bool = True) -> SEBlock:
         Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507.
     """
     positive("reduction", reduction, f"se(reduction={reduction!r})")
-    return SEBlock(reduction=reduction, neutral=neutral)
+    made = SEBlock(reduction=reduction, neutral=neutral)
+    check_flags(made, neutral=neutral)
+    return made
 
 
 makes_block(se)

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import attrs
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.select.selector import Selector, Target, parse
-from torchgraft.text import spelled
+from torchgraft.text import check_flags, spelled
 from torchgraft.transform import Transform
 
 _WANTED = "_mode_when_thawed"
@@ -73,7 +74,9 @@ def freeze(target: Target, *, norm_stats: bool = True) -> Freeze:
         >>> freeze("layer1", norm_stats=False)
         freeze("layer1", norm_stats=False)
     """
-    return Freeze(parse(target), norm_stats=norm_stats)
+    made = Freeze(parse(target), norm_stats=norm_stats)
+    check_flags(made, norm_stats=norm_stats)
+    return made
 
 
 @spelled
@@ -100,6 +103,8 @@ def keeps_statistics(module: nn.Module) -> bool:
     """Tell whether training mode changes buffers of a layer."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.running_mean is not None or module.running_var is not None
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return True
     # Spectral norm iterates on two vectors; hand-written norms name theirs as torch does.
     return any(name in ("_u", "_v") or name.startswith("running_") for name in module._buffers)
 

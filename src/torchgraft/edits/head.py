@@ -10,9 +10,10 @@ from torch import nn
 
 from torchgraft.blocks.block import Block, parse_block
 from torchgraft.errors import OptionError, ShapeError
+from torchgraft.graph.behind import check_behind
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import around, before, relative
-from torchgraft.graph.heads import Head, find_heads
+from torchgraft.graph.heads import Head, NoHead, find_heads
 from torchgraft.graph.run import run_on_meta
 from torchgraft.spec import TensorSpec
 from torchgraft.text import literal, spelled
@@ -29,11 +30,12 @@ class SwapHead(Transform):
 
     def _edit(self, draft: Draft) -> None:
         for head in find_heads(draft):
+            check_behind(draft, head)
             if isinstance(self.head, int):
-                new = _projection(head, self.head)
+                new = _projection(head, self.head, _weight(draft, head))
                 _count(draft, head, self.head)
             else:
-                new = _built(head, self.head)
+                new = _built(head, self.head, _weight(draft, head))
             draft.exchange(head.path, new.train(head.module.training))
             if self.dropout:
                 _drop_before(draft, head.path, self.dropout)
@@ -47,8 +49,10 @@ class DropHead(Transform):
 
     def _edit(self, draft: Draft) -> None:
         for head in find_heads(draft):
+            check_behind(draft, head, features=True)
             _count(draft, head, 0)
-            draft.exchange(head.path, nn.Identity().train(head.module.training))
+            nothing = NoHead(head.width, head.axes, bias=head.bias)
+            draft.exchange(head.path, nothing.train(head.module.training))
 
 
 @spelled
@@ -102,26 +106,27 @@ def drop_head() -> DropHead:
     return DropHead()
 
 
-def _projection(head: Head, classes: int) -> nn.Module:
-    old = head.module
-    with torch.device(old.weight.device):
-        if isinstance(old, nn.Linear):
-            return nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=old.weight.dtype)
-        kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[old.weight.ndim]
-        new = kind(old.in_channels, classes, 1, bias=old.bias is not None, dtype=old.weight.dtype)
-    return new.to(memory_format=_format(old.weight))
+def _weight(draft: Draft, head: Head) -> torch.Tensor:
+    """Return the tensor whose device, dtype and memory format a new head takes."""
+    if isinstance(head.module, NoHead):
+        return next((p for p in draft.root.parameters() if p.is_floating_point()), torch.empty(0))
+    return head.module.weight
 
 
-def _format(weight: torch.Tensor) -> torch.memory_format:
-    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not weight.is_contiguous() else torch.contiguous_format
+def _projection(head: Head, classes: int, like: torch.Tensor) -> nn.Module:
+    with torch.device(like.device):
+        if head.axes == 2:
+            return nn.Linear(head.width, classes, bias=head.bias, dtype=like.dtype)
+        kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[head.axes]
+        stride = getattr(head.module, "stride", 1)
+        new = kind(head.width, classes, 1, stride=stride, bias=head.bias, dtype=like.dtype)
+    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return new.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _built(head: Head, block: Block) -> nn.Module:
-    weight = head.module.weight
-    rank = 2 if isinstance(head.module, nn.Linear) else weight.ndim
-    new = block.build(TensorSpec(head.width, 1, rank, weight.dtype, weight.device))
-    given = torch.empty((2, head.width, *(3,) * (rank - 2)), dtype=weight.dtype, device="meta")
+def _built(head: Head, block: Block, like: torch.Tensor) -> nn.Module:
+    new = block.build(TensorSpec(head.width, 1, head.axes, like.dtype, like.device))
+    given = torch.empty((2, head.width, *(3,) * (head.axes - 2)), dtype=like.dtype, device="meta")
     try:
         run_on_meta(new, (given,), training=False)
     except Exception as error:

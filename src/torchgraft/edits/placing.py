@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from keyword import iskeyword
+
 import torch
 from torch import nn
 
@@ -30,16 +32,19 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
         NameClashError: the name is in use.
         TargetError: the value is not a tensor, or differs between the edges.
     """
-    owner = edges[0].owner
-    specs = {_spec(draft, edge, block) for edge in edges}
-    if len(specs) > 1:
-        raise TargetError(
-            f"the value has {len(specs)} shapes where {beside or default!r} is called",
-            found=", ".join(sorted(map(repr, specs))),
-            write="one edit for each call site, by node name",
-        )
-    spec = specs.pop()
-    module = block.build(spec)
+    owner, adapt = edges[0].owner, False
+    module = block.fixed()
+    if module is None:
+        specs = {_spec(draft, edge, block) for edge in edges}
+        if len(specs) > 1:
+            raise TargetError(
+                f"the value has {len(specs)} shapes where {beside or default!r} is called",
+                found=", ".join(sorted(map(repr, specs))),
+                write="one edit for each call site, by node name",
+            )
+        spec = specs.pop()
+        module = block.build(spec)
+        adapt = spec.channels_last and block.keeps_shape
     if not block.keeps_shape:
         for edge in edges:
             check_keeps(draft, edge, module, block)
@@ -47,7 +52,6 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
     draft.open(owner)
     chosen = name if name is not None else draft.fresh(owner, default)
     draft.place(owner, chosen, module, beside=beside)
-    adapt = spec.channels_last and block.keeps_shape
     for edge in edges:
         edge.insert(chosen, channels_last=adapt)
 
@@ -58,7 +62,7 @@ def check_name(name: str | None, asked: str) -> None:
     Raises:
         OptionError: it is not an identifier.
     """
-    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+    if name is not None and not (isinstance(name, str) and name.isidentifier() and not iskeyword(name)):
         raise OptionError(
             "a name must be an identifier", asked=asked, found=f"name={name!r}", write="name='se'"
         )
@@ -78,7 +82,7 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block) -> No
         raise ShapeError(
             f"{block!r} does not take a value of shape {shape_text(value)}",
             found=f"{type(error).__name__}: {str(error).splitlines()[0]}; the value goes to {consumer}",
-            write="a block for that shape, or a function of the channels: lambda channels: ...",
+            write="a function of the channels: lambda channels: nn.Conv2d(channels, channels, 1)",
         ) from error
     if shape_text(output) != shape_text(value) or not isinstance(output, torch.Tensor):
         raise ShapeError(

@@ -9,6 +9,7 @@ import attrs
 from torchgraft.errors import ShapeError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, bypass
+from torchgraft.graph.names import Node
 from torchgraft.select.selector import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import spelled
@@ -32,8 +33,7 @@ class Remove(Transform):
     def _module(self, draft: Draft, path: str) -> None:
         calls = draft.calls(path)
         for call in calls:
-            if not call.node.all_input_nodes:
-                raise TargetError(f"{path!r} takes no value, so nothing can take its place")
+            _one_input(call.node, path)
         for record in draft.record(path):
             given = record.args[0] if record.args else next(iter(record.kwargs.values()), None)
             consumer = after(calls[0].owner, calls[0].graph, calls[0].node).consumer()
@@ -47,8 +47,7 @@ class Remove(Transform):
     def _node(self, draft: Draft, site: Site) -> None:
         owner = site.owner or ""
         for node in site.nodes:
-            if not node.all_input_nodes:
-                raise TargetError(f"{site.path!r} takes no value, so nothing can take its place")
+            _one_input(node, site.path)
             given = draft.value(owner, node.all_input_nodes[0])
             _check(site.path, given, draft.value(owner, node), after(owner, node.graph, node).consumer())
         draft.open(owner)
@@ -77,6 +76,17 @@ def remove(target: Target) -> Remove:
         remove("layer4.se")
     """
     return Remove(parse(target))
+
+
+def _one_input(node: Node, path: str) -> None:
+    """Refuse a node where it is open which of its inputs would take its place."""
+    if len(node.all_input_nodes) != 1:
+        names = ", ".join(n.name for n in node.all_input_nodes) or "none"
+        raise TargetError(
+            f"{path!r} takes {len(node.all_input_nodes)} values, so it is open what would take its place",
+            found=names,
+            write="edit(<a function of the draft>, name=...)",
+        )
 
 
 def _check(path: str, given: object, output: object, consumer: str) -> None:

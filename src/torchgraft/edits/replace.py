@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.block import Block, BlockLike, parse_block
+from torchgraft.blocks.block import Block, BlockLike, made_by, parse_block
 from torchgraft.errors import OptionError, ShapeError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, exchange_node, feeds_output_only
@@ -17,7 +17,7 @@ from torchgraft.graph.layout import spec_of
 from torchgraft.graph.run import ModuleCall, run_on_meta
 from torchgraft.select.selector import Selector, Site, Target, outermost, parse
 from torchgraft.spec import TensorSpec, shape_text
-from torchgraft.text import function_name, spelled
+from torchgraft.text import check_flags, function_name, kind, spelled
 from torchgraft.transform import Transform
 
 
@@ -82,15 +82,15 @@ class Replace(Transform):
 
     def _build(self, old: nn.Module, spec: Callable[[], TensorSpec]) -> nn.Module:
         if isinstance(self.new, OfOld):
-            new = self.new.function(old)
+            new = made_by(self.new.function, old, "replace(target, lambda old: ...)")
             if not isinstance(new, nn.Module):
                 raise OptionError(
                     "the function given to replace did not return a module",
-                    found=f"a {type(new).__name__}",
+                    found=kind(new),
                     write="replace(target, lambda old: nn.Identity())",
                 )
             return new
-        return self.new.build(spec())
+        return self.new.fixed() or self.new.build(spec())
 
     def _check(self, draft: Draft, path: str, call: ModuleCall, new: nn.Module) -> None:
         consumer, free = _consumer(draft, path)
@@ -147,7 +147,9 @@ def replace(
         and not getattr(new, "makes_block", False)
     )
     made = OfOld(cast("Callable[[nn.Module], nn.Module]", new)) if plain else parse_block(new)
-    return Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
+    step = Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
+    check_flags(step, keep_shape=keep_shape, keep_weights=keep_weights)
+    return step
 
 
 def _once(sites: list[Site], draft: Draft) -> Iterator[Site]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchgraft.errors import ModelError
-from torchgraft.text import literal
+from torchgraft.text import function_name, kind, literal
 
 
 def check_model(model: object) -> None:
@@ -19,7 +19,7 @@ def check_model(model: object) -> None:
         raise ModelError(
             "a model must be an instance of nn.Module",
             asked=f"pipe({literal(model)[:80]}, ...)",
-            found=f"a {type(model).__name__}",
+            found=kind(model),
             write=f"pipe({model.__name__}(), ...)" if callable(model) and hasattr(model, "__name__") else "",
         )
     if isinstance(model, (torch.jit.ScriptModule, torch.jit._trace.TopLevelTracedModule)):
@@ -34,6 +34,13 @@ def check_model(model: object) -> None:
     ):
         _refuse(model, "is sharded over processes", "pipe(<the module before sharding>, ...)")
     for path, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if any(_is_bound(cell.cell_contents) for cell in getattr(forward, "__closure__", None) or ()):
+            raise ModelError(
+                f"the forward of {path or 'the root'} was replaced by a function that holds the model",
+                found=function_name(forward) if callable(forward) else "",
+                write="model.forward = types.MethodType(<a function of self and the inputs>, model)",
+            )
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
                 raise ModelError(
@@ -41,6 +48,10 @@ def check_model(model: object) -> None:
                     found=f"{path}.{name}".lstrip("."),
                     write="model(<an input>) once, then pipe(model, ...)",
                 )
+
+
+def _is_bound(value: object) -> bool:
+    return isinstance(value, nn.Module) or isinstance(getattr(value, "__self__", None), nn.Module)
 
 
 def _refuse(model: nn.Module, why: str, write: str) -> None:

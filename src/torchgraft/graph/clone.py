@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import types
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import cast
 from weakref import WeakSet
 
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from torchgraft.errors import ModelError
 from torchgraft.graph.cow import TensorCloner
 
 _ATOMS: tuple[type, ...] = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType)
@@ -46,7 +49,7 @@ class Cloner:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensor = TensorCloner(_tensors(model))
+        self._tensor = TensorCloner(_tensors(model), self.value)
         self.memo: dict[int, object] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
@@ -58,7 +61,8 @@ class Cloner:
         if cls not in _PLAIN and _copies_itself(cls) and not isinstance(module, fx.GraphModule):
             return self._deep(module)  # type: ignore[return-value]  # deepcopy keeps the type
         _PLAIN.add(cls)
-        new: nn.Module = cls.__new__(cls)
+        foreign = issubclass(cls, fx.GraphModule) and not hasattr(cls, "_fresh")
+        new: nn.Module = cls.__new__(cls) if foreign else object.__new__(cls)
         self.memo[id(module)] = new
         state = vars(module)
         held = vars(new)
@@ -66,15 +70,27 @@ class Cloner:
             kind = type(value)
             if kind in _ATOMIC:
                 held[name] = value
-            elif not value and kind in _CONTAINERS:  # the hooks, most of the time
+            elif kind in _CONTAINERS and not value:  # the hooks, most of the time
                 held[name] = kind()
             elif kind is tuple and _ATOMIC.issuperset(map(type, value)):
                 held[name] = value
             else:
-                held[name] = self.value(value)
+                held[name] = self._attribute(module, name, value)
+        if "_compiled_call_impl" in held:
+            held["_compiled_call_impl"] = None  # it would call the original
         if isinstance(module, fx.GraphModule):
             _regenerate(module, new)  # type: ignore[arg-type]  # a clone has the class of its source
         return new
+
+    def _attribute(self, module: nn.Module, name: str, value: object) -> object:
+        try:
+            return self.value(value)
+        except (TypeError, NotImplementedError, pickle.PicklingError) as error:
+            raise ModelError(
+                f"the attribute {name!r} of {type(module).__name__} cannot be copied",
+                found=f"{type(value).__name__}: {error}",
+                write=f"del model.{name} before, or a __deepcopy__ that says how",
+            ) from error
 
     def value(self, value: object) -> object:
         """Clone one attribute: containers by content, tensors lazily, the rest by deepcopy."""
@@ -142,6 +158,8 @@ def _regenerate(module: fx.GraphModule, new: fx.GraphModule) -> None:
 def _own_class(module: nn.Module) -> type[nn.Module]:
     """Return the class for the clone; one that was made for this instance alone is copied."""
     cls = type(module)
+    if (level := getattr(cls, "_fresh", None)) is not None:
+        return cast("type[nn.Module]", level())
     if parametrize.is_parametrized(module):
         # Removing a parametrisation deletes a property of the class.
         return type(cls.__name__, cls.__bases__, dict(vars(cls)))
@@ -159,7 +177,5 @@ def _copies_itself(cls: type[nn.Module]) -> bool:
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     for child in module.modules():
         state = vars(child)
-        for store in (state["_parameters"], state["_buffers"]):
-            for tensor in store.values():
-                if tensor is not None:
-                    yield tensor
+        for store in (state["_parameters"], state["_buffers"], state):
+            yield from (value for value in store.values() if isinstance(value, torch.Tensor))

@@ -32,7 +32,7 @@ def cow(tensor: torch.Tensor) -> torch.Tensor:
             return _lazy(source)
         except (RuntimeError, NotImplementedError):
             pass
-    return source.clone(memory_format=torch.preserve_format)
+    return source.clone()
 
 
 class TensorCloner:
@@ -40,9 +40,11 @@ class TensorCloner:
 
     Args:
         tensors: every tensor of the model, to see which of them are views of one storage.
+        value: clones an attribute of a tensor.
     """
 
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+    def __init__(self, tensors: Iterable[torch.Tensor], value: Callable[[object], object]) -> None:
+        self._value = value
         seen = {id(t): t for t in tensors}
         keys = Counter(key for t in seen.values() if (key := _storage(t)) is not None)
         self._shared = {key for key, count in keys.items() if count > 1}
@@ -63,8 +65,9 @@ class TensorCloner:
             if isinstance(tensor, nn.Buffer):
                 clone = nn.Buffer(clone, persistent=getattr(tensor, "persistent", True))
         for name, value in vars(tensor).items():
-            if name not in ("grad", "_backward_hooks"):
-                setattr(clone, name, copy.copy(value))
+            setattr(clone, name, self._value(value))
+        for hook in (tensor._backward_hooks or {}).values():
+            clone.register_hook(hook)  # type: ignore[no-untyped-call]  # torch's own
         return clone
 
     def _data(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import attrs
 import torch
 from torch import fx, nn
@@ -10,8 +12,9 @@ from torchgraft.errors import AnalysisError, TargetError, TraceError
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward
-from torchgraft.graph.level import Level, as_level
-from torchgraft.graph.probe import Example
+from torchgraft.graph.level import Level, make_level, traced_of
+from torchgraft.graph.probe import Example, arguments_of
+from torchgraft.graph.proxy import UNKNOWN, holds_node
 from torchgraft.graph.run import ModuleCall
 from torchgraft.graph.runs import Runs
 from torchgraft.graph.trace import Traced, trace_level
@@ -65,9 +68,7 @@ class Draft(Tree):
         module = self.get(path)
         if isinstance(module, Level):
             return module.graphs
-        if isinstance(module, fx.GraphModule):
-            return (module.graph,)
-        traced = self._follow(module, path)
+        traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
         return (traced.evaluate,) if traced.train is traced.evaluate else (traced.evaluate, traced.train)
 
     def calls(self, path: str) -> list[Call]:
@@ -78,7 +79,7 @@ class Draft(Tree):
             TraceError: the forward that should call it cannot be followed.
         """
         module = self.get(path)
-        found: list[Call] = []
+        found: dict[int, Call] = {}
         stopped: TraceError | None = None
         for name in self.names(module) or [path]:
             owner = name
@@ -88,20 +89,20 @@ class Draft(Tree):
                     continue
                 try:
                     here = self._calls_in(owner, module)
+                    # A level above may run the forward of this one line by line, or not at all.
+                    if here and self._reached(owner):
+                        found.update((id(call.node), call) for call in here)
                 except TraceError as error:
                     stopped = stopped or error
                     break
-                if here:
-                    found += here
-                    break
         if found:
-            return found
+            return list(found.values())
         if stopped is not None:
             raise stopped
         raise TargetError(
             f"no forward calls {path!r} ({type(module).__name__})",
             found="its parent uses its parameters or its children directly",
-            write=f"a target that is called: {self._called_near(path)}",
+            write=f"a target that is called{self._called_near(path)}",
         )
 
     def record(self, path: str) -> list[ModuleCall]:
@@ -111,7 +112,7 @@ class Draft(Tree):
             AnalysisError: the model does not run on meta tensors.
         """
         module = self.get(path)
-        known = self.runs.of(module) or self.runs.of(self.origin(module))
+        known = self.runs.of(module)
         if known:
             return known
         self.rerun()
@@ -145,14 +146,13 @@ class Draft(Tree):
         if isinstance(module, Level):
             self._dirty[id(module)] = module
             return module
-        if isinstance(module, fx.GraphModule):
-            level = as_level(module)
+        foreign = isinstance(module, fx.GraphModule)
+        traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
+        level = make_level(module, traced, path)
+        if foreign:
             self.changed()
-        else:
-            level = Level(module, self._follow(module, path))
         self._dirty[id(level)] = level
         self.opened.append(path)
-        self.swap(module, level)
         return level
 
     def changed(self) -> None:
@@ -187,13 +187,42 @@ class Draft(Tree):
         known = self._traced.get(id(module))
         if known is None:
             try:
-                known = trace_level(module, path, lambda training: self.runs.arguments(module, training))
+                arguments = lambda training: self.runs.arguments(module, training)  # noqa: E731 - one line
+                known = trace_level(module, path, arguments, self._passed(module, path))
             except TraceError as error:
                 known = error
             self._traced[id(module)] = known
         if isinstance(known, TraceError):
             raise known
         return known
+
+    def _passed(self, module: nn.Module, path: str) -> dict[str, object]:
+        """Tell what callers pass for parameters that have defaults; data is unknown."""
+        signature = inspect.signature(module.forward)
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        optional = [
+            p.name for p in signature.parameters.values() if p.default is not p.empty or p.kind in kinds
+        ]
+        if not optional:
+            return {}
+        if not path:
+            given = arguments_of(self.example) if self.example is not None else ((), {})
+            return dict(signature.bind_partial(*given[0], **given[1]).arguments)
+        try:
+            calls = self.calls(path)
+        except (TargetError, TraceError):
+            return {}
+        found = [signature.bind_partial(*call.node.args, **call.node.kwargs).arguments for call in calls]
+        passed = [{n: UNKNOWN if holds_node(v) else v for n, v in one.items()} for one in found]
+        for name in optional:
+            if len({repr(one.get(name)) for one in passed}) > 1:
+                raise TraceError(
+                    f"{path!r} is called with different settings for {name!r}, and its forward can be one",
+                    module=path,
+                    found=", ".join(sorted({repr(one.get(name)) for one in passed})),
+                    write="an edit around it: inject(...) before or after",
+                )
+        return passed[0]
 
     def _calls_in(self, owner: str, module: nn.Module) -> list[Call]:
         index = self._index.get(owner)
@@ -206,11 +235,21 @@ class Draft(Tree):
         names = {name[len(owner) :].lstrip(".") for name in self.names(module) if _inside(name, owner)}
         return [call for name in names for call in index.get(name, [])]
 
+    def _reached(self, owner: str) -> bool:
+        """Tell whether the forward of a level runs when the model runs, as far as can be seen."""
+        if not owner:
+            return True
+        try:
+            return bool(self.calls(owner))
+        except TargetError:
+            return False
+        except TraceError:
+            return True
+
     def _called_near(self, path: str) -> str:
-        children = [name for name, _ in self.get(path).named_children()]
-        if children:
-            return f"{path}.{children[-1]}"
-        return path.rpartition(".")[0] or "the root"
+        names = [name for name, _ in self.get(path).named_children()]
+        near = f"{path}.{names[-1]}" if names else path.rpartition(".")[0]
+        return f': "{near}"' if near else ""
 
     def _runnable(self) -> nn.Module:
         """Bring generated code up to date, for a run in the middle of the editing."""

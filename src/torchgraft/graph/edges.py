@@ -73,6 +73,12 @@ def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
     sources = node.all_input_nodes
     if not sources:
         raise TargetError(f"{node.name!r} takes no value, so nothing can come before it")
+    if isinstance(node.args[0], (list, tuple)) and len(sources) > 1:
+        raise TargetError(
+            f"{node.name!r} takes {len(sources)} values, so it is open which one is meant",
+            found=", ".join(source.name for source in sources),
+            write=f'inject(<the target that gives one of them>, ..., where="after"): {sources[0].name}',
+        )
     return Edge(owner, graph, sources[0], (node,))
 
 
@@ -147,7 +153,7 @@ def relative(path: str, owner: str) -> str:
 
 def feeds_output_only(draft: Draft, edge: Edge) -> bool:
     """Tell whether a value is the output of the model and goes nowhere else."""
-    if not edge.users or any(user.op != "output" or user.args != (edge.value,) for user in edge.users):
+    if not edge.users or any(user.op != "output" for user in edge.users):
         return False
     if not edge.owner:
         return True
@@ -165,7 +171,7 @@ def exchange_node(node: fx.Node, name: str) -> None:
 
 def bypass(node: fx.Node) -> None:
     """Take a node out; its users get its first input instead."""
-    (source, *_) = node.all_input_nodes
+    (source,) = node.all_input_nodes
     graph = node.graph
     node.replace_all_uses_with(source)
     graph.erase_node(node)

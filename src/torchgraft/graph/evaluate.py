@@ -9,8 +9,11 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from torchgraft.graph.guard import guard
 from torchgraft.graph.proxy import to_meta
 from torchgraft.graph.run import ModuleCall, run_on_meta
+
+_META = torch.device("meta")
 
 
 def evaluate(node: fx.Node, values: Mapping[fx.Node, object], owner: nn.Module, *, training: bool) -> object:
@@ -28,6 +31,18 @@ def evaluate(node: fx.Node, values: Mapping[fx.Node, object], owner: nn.Module, 
     known = cast("Callable[[fx.Node], fx.node.Argument]", values.__getitem__)
     args = cast("tuple[object, ...]", to_meta(fx.map_arg(node.args, known)))
     kwargs = cast("dict[str, object]", to_meta(fx.map_arg(node.kwargs, known)))
+    if node.op != "call_module" and node.target not in (getattr, guard):
+        args = tuple(_META if isinstance(a, torch.device) else a for a in args)
+        kwargs = {name: _META if name == "device" else a for name, a in kwargs.items()}
+    result = _compute(node, args, kwargs, owner, training=training)
+    if isinstance(result, torch.device):  # the model is not really on the meta device
+        return next((p.device for p in owner.parameters()), torch.device("cpu"))
+    return result
+
+
+def _compute(
+    node: fx.Node, args: tuple[object, ...], kwargs: dict[str, object], owner: nn.Module, *, training: bool
+) -> object:
     with torch.no_grad(), torch.device("meta"):
         if node.op == "call_module":
             return run_on_meta(owner.get_submodule(str(node.target)), args, kwargs, training=training).output

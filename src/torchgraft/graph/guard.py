@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import torch
 from torch import fx
 
@@ -55,4 +57,54 @@ def baked(value: object, expected: object, name: str) -> None:
             f"this forward was traced with {name}={expected!r}",
             found=f"{name} is a {type(value).__name__}",
             write=f"trace(model, example={{..., {name!r}: <the value>}})",
+        )
+
+
+@fx.wrap
+def counted(values: Sized, expected: int, name: str) -> None:
+    """Raise when a forward gets more or fewer variable arguments than it was traced with.
+
+    Raises:
+        SpecialisedError: there are more or fewer.
+    """
+    if len(values) != expected:
+        raise SpecialisedError(
+            f"this forward was traced with {expected} of {name!r}",
+            found=f"{len(values)} of them",
+            write="trace(model, example=<all the arguments>)",
+        )
+
+
+@fx.wrap
+def passed_on(value: object, name: str) -> None:
+    """Raise when an argument is ``None`` where the forward was traced with data.
+
+    Raises:
+        SpecialisedError: it is.
+    """
+    if value is None:
+        raise SpecialisedError(
+            f"this forward was traced with data for {name!r}",
+            found=f"{name}=None",
+            write=f"trace(model, example=<the arguments, without {name}>)",
+        )
+
+
+@fx.wrap
+def listed(*items: object) -> list[object]:
+    """Make the list that a module is called with."""
+    return list(items)
+
+
+def same_mode(mode: bool, expected: bool, path: str) -> None:
+    """Raise when a child that a forward runs itself is in another mode than the forward.
+
+    Raises:
+        SpecialisedError: it is.
+    """
+    if mode is not expected:
+        raise SpecialisedError(
+            f"this forward reads the mode of its child {path!r}, and was traced with both in the same",
+            found=f"training={mode} in the child and {expected} around it",
+            write="the freeze before any edit of this forward, so that it is not traced",
         )

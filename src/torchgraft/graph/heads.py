@@ -5,10 +5,30 @@ from __future__ import annotations
 import attrs
 from torch import fx, nn
 
-from torchgraft.errors import HeadError
+from torchgraft.errors import HeadError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.kinds import is_container
 from torchgraft.text import literal
+
+
+class NoHead(nn.Identity):
+    """Stand where a head was dropped, so that a new one can be put there.
+
+    Args:
+        width: number of features the head took.
+        axes: number of axes of its weight: 2 for a linear layer, more for a convolution.
+        bias: whether it had a bias.
+    """
+
+    def __init__(self, width: int, axes: int, *, bias: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.axes = axes
+        self.bias = bias
+
+    def extra_repr(self) -> str:
+        """Say what was there."""
+        return f"{self.width} features"
 
 
 @attrs.frozen(eq=False)
@@ -17,21 +37,37 @@ class Head:
 
     Args:
         path: where it stands.
-        module: the projection, a linear layer or a convolution with kernel size 1.
+        module: the projection, a linear layer or a convolution with kernel size 1, or what
+            stands for a dropped one.
     """
 
     path: str
-    module: nn.Linear | nn.modules.conv._ConvNd
+    module: nn.Linear | nn.modules.conv._ConvNd | NoHead
 
     @property
     def classes(self) -> int:
-        """Number of outputs."""
+        """Number of outputs; 0 for a dropped head."""
+        if isinstance(self.module, NoHead):
+            return 0
         return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
 
     @property
     def width(self) -> int:
         """Number of inputs."""
+        if isinstance(self.module, NoHead):
+            return self.module.width
         return self.module.in_features if isinstance(self.module, nn.Linear) else self.module.in_channels
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of the weight: 2 for a linear layer, more for a convolution."""
+        return self.module.axes if isinstance(self.module, NoHead) else self.module.weight.ndim
+
+    @property
+    def bias(self) -> bool:
+        """Whether it adds a bias."""
+        held = self.module.bias
+        return held if isinstance(held, bool) else held is not None
 
 
 def find_heads(draft: Draft) -> list[Head]:
@@ -50,19 +86,19 @@ def find_heads(draft: Draft) -> list[Head]:
         raise HeadError(
             "no classifier: the last layers with weights before the output are no projections to classes",
             found=", ".join(sorted({*walk.blocked, *walk.found})[:6]),
-            write='inject(<the last layer>, <a head>), or replace("<path>", <a head>)',
+            write=f'replace("{heads[0].path}", lambda old: nn.Linear(old.in_features, 10))' if heads else "",
         )
     if len(heads) > 1 and (chained := walk.chained({head.path for head in heads})):
         raise HeadError(
             "the layers before the output follow each other, so none of them is the classifier",
             found=", ".join(sorted(chained)[:6]),
-            write='replace("<path>", <a head>)',
+            write=f'replace("{heads[-1].path}", lambda old: nn.Linear(old.in_features, 10))',
         )
     if len({head.classes for head in heads}) > 1:
         raise HeadError(
             "the model has heads of different kinds",
             found=", ".join(f"{head.path} ({head.classes})" for head in heads),
-            write=f'replace("{heads[0].path}", lambda old: nn.Linear(old.in_features, ...))',
+            write=f'replace("{heads[0].path}", lambda old: nn.Linear(old.in_features, 10))',
         )
     return heads
 
@@ -110,6 +146,8 @@ class _Walk:
             waiting += self._step(where, source, above)
 
     def _step(self, owner: str, node: fx.Node, frames: _Frames) -> list[tuple[str, fx.Node, _Frames]]:
+        if _is_size(node):
+            return []
         onward = [(owner, source, frames) for source in node.all_input_nodes]
         if node.op == "placeholder":
             return self._given(node, frames)
@@ -128,11 +166,18 @@ class _Walk:
         if is_projection(module):
             self.found.add(path)
             return onward if self._through is not None else []
-        if next(module.parameters(), None) is None:
+        dropped = any(isinstance(part, NoHead) for part in module.modules())
+        if next(module.parameters(), None) is None and not dropped:
             return onward
         if is_container(module):
             inside = []
-            for graph in self._draft.graphs(path):
+            try:
+                graphs = self._draft.graphs(path)
+            except TraceError:
+                if self._through is None:
+                    raise
+                return onward
+            for graph in graphs:
                 end = next(n for n in graph.nodes if n.op == "output")
                 inside += [(path, source, (*frames, (owner, node))) for source in end.all_input_nodes]
             return inside
@@ -156,8 +201,17 @@ class _Walk:
         return isinstance(getattr(self._draft.get(parent), name, None), nn.Parameter)
 
 
+_SIZES = frozenset(("shape", "size", "dim", "ndim", "dtype", "device", "numel"))
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Tell whether a node asks for a property of a value and not for its data."""
+    asked = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
+    return isinstance(asked, str) and node.op != "placeholder" and asked in _SIZES
+
+
 def is_projection(module: nn.Module) -> bool:
     """Tell whether a module maps features to outputs without looking at neighbours."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return all(size == 1 for size in module.kernel_size)
-    return isinstance(module, nn.Linear)
+    return isinstance(module, (nn.Linear, NoHead))

@@ -16,6 +16,6 @@ def is_container(module: nn.Module) -> bool:
     The layers of ``torch.nn`` are units even where they hold other modules, as the
     attention layers do.
     """
-    if isinstance(module, (nn.Sequential, fx.GraphModule)):
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, fx.GraphModule)):
         return True
     return bool(module._modules) and not type(module).__module__.startswith("torch.nn")

@@ -193,6 +193,9 @@ class Search:
                 return self.back(call.owner, passed, depth + 1)
         return None
 
-    def rank(self, owner: str, node: fx.Node) -> int:
-        """Return the number of axes of a value."""
-        return len(value_shape(self._draft, owner, node))
+    def shape(self, owner: str, node: fx.Node) -> torch.Size | None:
+        """Return the shape of a value; ``None`` where the model does not run."""
+        try:
+            return value_shape(self._draft, owner, node)
+        except AnalysisError:
+            return None

@@ -41,8 +41,8 @@ class Follow(Protocol):
     def module(self, owner: str, node: fx.Node) -> nn.Module:
         """Return the module that a node calls."""
 
-    def rank(self, owner: str, node: fx.Node) -> int:
-        """Return the number of axes of a value."""
+    def shape(self, owner: str, node: fx.Node) -> torch.Size | None:
+        """Return the shape of a value; ``None`` where it is unknown."""
 
 
 SAME = (
@@ -164,7 +164,7 @@ def _transpose(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | 
         return None
     if pair == {1, 2}:  # tokens, most of the time: with more axes, the last one stays where it is
         source = node.args[0]
-        rank = search.rank(owner, source) if isinstance(source, fx.Node) else 0
+        rank = len(search.shape(owner, source) or ()) if isinstance(source, fx.Node) else 0
         if rank == 3:
             return attrs.evolve(fact, axis=1 if fact.axis == -1 else -1)
         return fact if fact.axis == -1 else None
@@ -193,6 +193,24 @@ def _mean(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
     if fact is None or not isinstance(dims, (tuple, list)) or fact.axis in dims:
         return None
     return fact if fact.axis == 1 or all(isinstance(d, int) and d >= 0 for d in dims) else None
+
+
+def _like(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
+    other = node.args[1] if len(node.args) > 1 else node.kwargs.get("other")
+    return search.back(owner, other, depth + 1) if isinstance(other, fx.Node) else None
+
+
+def _reshape(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
+    fact, source = search.first(owner, node, depth), node.args[0]
+    if fact is None or not isinstance(source, fx.Node):
+        return None
+    old, new = search.shape(owner, source), search.shape(owner, node)
+    if not old or not new:
+        return None
+    # In row-major order an axis survives where what comes after it, or before it, does.
+    if fact.axis == -1:
+        return fact if old[-1] == new[-1] else None
+    return fact if fact.axis == 1 and old[:2] == new[:2] else None
 
 
 def _getitem(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
@@ -234,6 +252,8 @@ RULES: dict[str, Rule] = {
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
     "permute": _permute,
+    **dict.fromkeys(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("reshape_as", "view_as", "expand_as"), _like),
     "transpose": _transpose,
     "getitem": _getitem,
 }  # fmt: skip

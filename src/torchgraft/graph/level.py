@@ -1,57 +1,51 @@
-"""Levels: modules whose own forward is a graph, one for each mode where the modes differ."""
+"""Levels: modules whose own forward is a graph, one for each mode where the modes differ.
+
+A level is the module itself under another class: a GraphModule that is also of the class
+the module had. So hooks that are bound to it, its other methods, its properties and its own
+idea of ``train`` or ``state_dict`` go on to work.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable
+from typing import ClassVar, Self, cast
 
-import torch
 from torch import fx, nn
 
+from torchgraft.errors import TraceError
 from torchgraft.graph.clone import copy_graph
+from torchgraft.graph.guard import same_mode
 from torchgraft.graph.proxy import rebuilt
 from torchgraft.graph.trace import Traced
 
-_OWN = ("_graph", "_train_graph", "_code", "_lineno_map", "_prologue_start", "_inlined")
-_PLAIN = (int, float, bool, str, type(None), tuple)
-
 
 class Level(fx.GraphModule):
-    """A GraphModule that took the place of a module, with everything the module held.
+    """A GraphModule that took the place of a module and kept all that the module held.
 
     It keeps what a plain GraphModule drops: modules and parameters that the forward does
-    not reach, attributes, hooks, and the difference between training and evaluation.
-
-    Args:
-        module: the module whose place it takes; its state is moved here.
-        traced: what following its forward gave.
+    not reach, attributes, hooks, methods, and the difference between the modes.
     """
 
+    _origin: ClassVar[type[nn.Module]]
     _train_graph: fx.Graph
+    _inlined: frozenset[str]
 
-    def __init__(self, module: nn.Module, traced: Traced) -> None:
-        super().__init__(nn.Module(), _empty(), class_name=type(module).__name__)
-        held = {k: v for k, v in vars(module).items() if k not in _OWN}
-        for cls in reversed(type(module).__mro__):
-            if cls.__module__.startswith("torch.nn") or cls is object:
-                continue
-            for name, value in vars(cls).items():
-                if (
-                    isinstance(value, _PLAIN)
-                    and not name.startswith("__")
-                    and not hasattr(fx.GraphModule, name)
-                ):
-                    held.setdefault(name, value)
-        vars(self).update(held)
-        vars(self)["_version"] = module._version
-        vars(self).update(traced.constants)
-        self._graph = traced.evaluate
-        self._train_graph = traced.train
-        self._inlined = traced.inlined
-        for graph in self.graphs:
-            graph.owning_module = self
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Make an instance of the class that the module had: levels are made from modules alone."""
+        return cls._origin(*args, **kwargs)  # type: ignore[return-value]  # as a slice of a Sequential does
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the mode that the level is in."""
+        return self._train_graph if self.training else self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        self._graph = self._train_graph = graph
+        graph.owning_module = self
+        self.recompile()
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
@@ -62,86 +56,138 @@ class Level(fx.GraphModule):
 
     def recompile(self) -> fx.graph.PythonCode:
         """Generate the forward from the graphs."""
-        train = vars(self).get("_train_graph", self._graph)
-        if train is self._graph:
+        if self._train_graph is self._graph:
             return super().recompile()
         evaluation, cls = self._graph, type(self)
-        self._graph = train
+        self._graph = self._train_graph
         super().recompile()
         train_forward = cls.forward
         self._graph = evaluation
         code = super().recompile()
         cls._forward_train, cls._forward_eval = train_forward, cls.forward  # type: ignore[attr-defined]  # class of this instance alone
-        cls.forward = _by_mode(cls.forward)
+        cls.forward = _by_mode(cls.forward, self._inlined)
         return code
 
-    def __len__(self) -> int:
-        return len(self._modules)
+    def _recompile_submodules(self) -> list[tuple[str, fx.graph.PythonCode]]:
+        return []  # each level is compiled by whoever edits it
 
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[nn.Module | None]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, index: int | slice | str) -> object:
-        if isinstance(index, str):
-            return self._modules[index]
-        return list(self._modules.values())[index]
+    @classmethod
+    def _fresh(cls) -> type[Level]:
+        """Make a class for a clone."""
+        return level_class(cls._origin)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Level:
-        new: Level = type(self).__new__(type(self))
+        new = empty_level(self)
         memo[id(self)] = new
         for name, value in vars(self).items():
-            vars(new)[name] = (
-                memo.setdefault(id(value), copy_graph(value))
-                if isinstance(value, fx.Graph)
-                else copy.deepcopy(value, memo)
-            )
-        return new._rebuilt(type(self).__name__)
+            if isinstance(value, fx.Graph):
+                vars(new)[name] = memo.setdefault(id(value), copy_graph(value))
+            else:
+                vars(new)[name] = copy.deepcopy(value, memo)
+        return _ready(new)
 
     def __copy__(self) -> Level:
-        new: Level = type(self).__new__(type(self))
+        new = empty_level(self)
         vars(new).update(vars(self))
         for name in ("_parameters", "_buffers", "_modules"):
             vars(new)[name] = vars(self)[name].copy()
-        same = self._train_graph is self._graph
-        new._graph = copy_graph(self._graph)
-        new._train_graph = new._graph if same else copy_graph(self._train_graph)
-        return new._rebuilt(type(self).__name__)
+        copies = {id(graph): copy_graph(graph) for graph in self.graphs}
+        new._graph, new._train_graph = copies[id(self._graph)], copies[id(self._train_graph)]
+        return _ready(new)
 
     def __reduce__(self) -> tuple[object, ...]:
         state = dict(vars(self))
         same = self._train_graph is self._graph
         state["_graph"] = _rows(self._graph)
         state["_train_graph"] = None if same else _rows(self._train_graph)
-        return _unpickled, (type(self).__name__,), state
+        return _unpickled, (self._origin,), state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self._graph = _graph(state["_graph"])
         train = state["_train_graph"]
         self._train_graph = self._graph if train is None else _graph(train)
-        self._rebuilt(type(self).__name__)
-
-    def _rebuilt(self, name: str) -> Level:
-        type(self).__name__ = name
-        for graph in self.graphs:
-            graph.owning_module = self
-        self.recompile()
-        return self
+        _ready(self)
 
 
-def as_level(module: fx.GraphModule) -> Level:
-    """Turn a GraphModule of any origin into a level that takes over its graph; none is traced again."""
-    if isinstance(module, Level):
-        return module
-    graph = module.graph
-    return Level(module, Traced(graph, graph, {}, frozenset()))
+def level_class(origin: type[nn.Module]) -> type[Level]:
+    """Make the class of one level: generated code belongs to the class, so none is shared."""
+    bases = (Level,) if issubclass(origin, fx.GraphModule) else (Level, origin)
+    body = {"_origin": origin, "__module__": origin.__module__}
+    metaclass = max((type(base) for base in bases), key=lambda kind: len(kind.__mro__))
+    return cast("type[Level]", type.__new__(metaclass, origin.__name__, bases, body))
 
 
-def _by_mode(evaluation: Callable[..., object]) -> Callable[..., object]:
+def empty_level(like: Level) -> Level:
+    """Make a level with a class of its own and no state."""
+    return object.__new__(level_class(like._origin))
+
+
+def make_level(module: nn.Module, traced: Traced, path: str) -> Level:
+    """Turn a module into a level, in place.
+
+    Args:
+        module: the module; it keeps its identity.
+        traced: what following its forward gave.
+        path: where it stands.
+
+    Raises:
+        TraceError: a child or tensor has a name that a GraphModule needs.
+    """
+    cls = level_class(type(module))
+    taken = {*module._modules, *module._parameters, *module._buffers} & (_RESERVED | set(_TEMPLATE))
+    if taken:
+        raise TraceError(
+            f"{type(module).__name__} at {path!r} uses the name {min(taken)!r}, which a GraphModule needs",
+            module=path,
+            found=f"{min(taken)!r} in {type(module).__name__}",
+            write="an edit at a place outside this forward",
+        )
+    held = vars(module)
+    held.pop("forward", None)
+    for name, value in _TEMPLATE.items():
+        held.setdefault(name, copy.copy(value))
+    held.update(traced.constants)
+    held.update(_graph=traced.evaluate, _train_graph=traced.train, _inlined=traced.inlined)
+    object.__setattr__(module, "__class__", cls)
+    level = cast("Level", module)
+    for graph in level.graphs:
+        graph.owning_module = level
+    return level
+
+
+def traced_of(module: fx.GraphModule) -> Traced:
+    """Take the graphs of a GraphModule of any origin; none is traced again."""
+    graph = module._graph
+    train, evaluation = getattr(module, "train_graph", graph), getattr(module, "eval_graph", graph)
+    return Traced(train, evaluation, {}, frozenset())
+
+
+def _template() -> dict[str, object]:
+    """Return what a GraphModule holds beyond a module."""
+    graph = fx.Graph()
+    graph.output(None)
+    plain = vars(nn.Module())
+    return {
+        k: v for k, v in vars(fx.GraphModule(nn.Module(), graph)).items() if k not in plain and k != "_graph"
+    }
+
+
+_TEMPLATE = _template()
+_RESERVED = {"_graph", "_train_graph", "_inlined", "_code"} | set(dir(Level)) - set(dir(nn.Module))
+
+
+def _ready(level: Level) -> Level:
+    for graph in level.graphs:
+        graph.owning_module = level
+    level.recompile()
+    return level
+
+
+def _by_mode(evaluation: Callable[..., object], inlined: frozenset[str]) -> Callable[..., object]:
     def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202 - the signature is that of the module
+        for path in inlined:
+            same_mode(self.get_submodule(path).training, self.training, path)
         if self.training:
             return self._forward_train(*args, **kwargs)
         return self._forward_eval(*args, **kwargs)
@@ -150,16 +196,8 @@ def _by_mode(evaluation: Callable[..., object]) -> Callable[..., object]:
     return forward
 
 
-def _empty() -> fx.Graph:
-    graph = fx.Graph()
-    graph.output(None)
-    return graph
-
-
-def _unpickled(name: str) -> Level:
-    level: Level = Level.__new__(Level)
-    type(level).__name__ = name
-    return level
+def _unpickled(origin: type[nn.Module]) -> Level:
+    return object.__new__(level_class(origin))
 
 
 class _Ref:
@@ -190,7 +228,7 @@ def _graph(rows: object) -> fx.Graph:
     def back(value: object) -> object:
         if isinstance(value, _Ref):
             return made[value.name]
-        if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        if isinstance(value, (tuple, list)):
             items = [back(item) for item in value]
             return rebuilt(value, items)
         if isinstance(value, dict):

@@ -9,7 +9,7 @@ import re
 
 from torch import fx
 
-from torchgraft.errors import TraceError
+from torchgraft.errors import TargetError, TraceError
 from torchgraft.graph.draft import Draft
 
 Node = fx.Node
@@ -20,7 +20,7 @@ def names_in(graph: fx.Graph, owner: str) -> dict[str, fx.Node]:
     named: dict[str, fx.Node] = {}
     count: dict[str, int] = {}
     for node in graph.nodes:
-        if node.op == "output":
+        if node.op in ("output", "get_attr"):
             continue
         base = str(node.target) if node.op == "call_module" else re.sub(r"_\d+$", "", node.name)
         number = count.get(base, 0)
@@ -34,11 +34,19 @@ def nodes_named(draft: Draft, owner: str, name: str) -> tuple[fx.Node, ...]:
     """Return the nodes of a level that have a qualified name, one for each mode that has it.
 
     Raises:
+        TargetError: the name means different operations in the two modes.
         TraceError: the forward of the level cannot be followed.
     """
-    return tuple(
-        found for graph in draft.graphs(owner) if (found := names_in(graph, owner).get(name)) is not None
-    )
+    found = [names_in(graph, owner).get(name) for graph in draft.graphs(owner)]
+    nodes = tuple(node for node in found if node is not None)
+    lines = {node.meta["line"] for node in nodes if "line" in node.meta}
+    if len(lines) > 1:
+        raise TargetError(
+            f"{name!r} is one operation in training and another in evaluation",
+            found=", ".join(sorted(f"{file}:{line}" for file, line in lines)),
+            write="a target that both modes have in common",
+        )
+    return nodes
 
 
 def node_names(draft: Draft, owner: str) -> list[str]:

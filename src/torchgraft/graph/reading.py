@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from torchgraft.graph.guard import guard
+from torchgraft.graph.guard import baked, guard
 from torchgraft.graph.level import Level
 
 
@@ -18,4 +18,12 @@ def guards_of(model: nn.Module) -> tuple[str, ...]:
         for node in graph.nodes
         if node.target is guard
     }
-    return tuple(sorted(said))
+    settings = {
+        f"{path or 'the root'} was traced with {node.args[2]}={node.args[1]!r}"
+        for path, module in model.named_modules()
+        if isinstance(module, Level)
+        for graph in module.graphs
+        for node in graph.nodes
+        if node.target is baked
+    }
+    return (*sorted(said), *sorted(settings))

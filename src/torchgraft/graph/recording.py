@@ -1,85 +1,212 @@
-"""Catch what a forward calls while it is followed: torch functions and wrapped functions.
+"""Catch what a forward calls while it is followed, and what it must not call.
 
-Proxies catch calls that take them. This catches the rest: functions that make tensors, and
-those that ``torch.fx.wrap`` names, for which names are patched under a lock; calls without
-proxies, from any thread, go straight to the original.
+Proxies catch calls that take them. This catches the rest: torch functions on tensors that
+are no proxies, functions that ``torch.fx.wrap`` names, draws of random numbers. Global
+names are patched under a lock; calls from other threads, and calls without proxies, go
+straight to the original.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
+from torchgraft.graph import modes
 from torchgraft.graph import proxy as px
+from torchgraft.graph.modes import settings_of
 
 _LOCK = threading.RLock()
+_ACTIVE: list[tuple[int, Recording]] = []
+"""The thread that traces and what it records; one at most."""
 
 
 class Recording(TorchFunctionMode):
-    """Record every torch function, also those that make tensors without taking any."""
+    """Record every torch function that takes or makes tensors."""
 
     def __init__(self, tracer: fx.proxy.TracerBase) -> None:
         super().__init__()
-        self._tracer = tracer
+        self.tracer = tracer
         self._paused = False
+        self._state = _state()
+        self._blocks: list[tuple[object, fx.Proxy]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204 - signature of the base
         kwargs = kwargs or {}
-        if self._paused or not (px.holds_proxy(args) or px.holds_proxy(kwargs) or func in _FACTORIES):
+        if self._paused or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
+        if not (px.holds_proxy(args) or px.holds_proxy(kwargs) or _is_kept(func)):
+            with self.paused(), torch.device("meta"):
+                result = func(*args, **kwargs)
+            if not px.tensors_in(result):
+                return result
         if is_tensor_method_or_property(func):
-            return self._tracer.create_proxy("call_method", func.__name__, args, kwargs)
-        return self._tracer.create_proxy("call_function", func, args, kwargs)
+            return self.tracer.create_proxy("call_method", func.__name__, args, kwargs)
+        return self.tracer.create_proxy("call_function", func, args, kwargs)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Let torch functions through while a value is computed."""
+        """Let everything through while a value is computed."""
         before, self._paused = self._paused, True
         try:
             yield
         finally:
             self._paused = before
 
+    def check_state(self) -> None:
+        """Refuse an operation under another gradient or autocast mode than that of the caller."""
+        if _state() != self._state:
+            raise px.UnfollowableError("it runs a part under another gradient, inference or autocast mode")
+
+    def enter(self, context: object, enter: Callable[[object], object]) -> object:
+        """Record that a gradient or autocast block begins."""
+        found = settings_of(context)
+        with self.paused():
+            entered = enter(context)
+        self._state = _state()
+        if found is not None:
+            name, settings = found
+            token = self.tracer.create_proxy("call_function", modes.enter, (name, *settings), {})
+            self._blocks.append((context, token))
+        return entered
+
+    def leave(self, context: object, leave: Callable[..., object], *raised: object) -> object:
+        """Record that a gradient or autocast block ends."""
+        with self.paused():
+            answer = leave(context, *raised)
+        self._state = _state()
+        if self._blocks and self._blocks[-1][0] is context:
+            _, token = self._blocks.pop()
+            if raised[0] is None:
+                self.tracer.create_proxy("call_function", modes.leave, (token,), {})
+        return answer
+
+    def refuses(self) -> bool:
+        """Tell whether the calling thread is the one that is followed, and follows now."""
+        return not self._paused and _ACTIVE[-1:] == [(threading.get_ident(), self)]
+
+
+_is_grad_enabled = torch.is_grad_enabled
+
+
+def _state() -> tuple[bool, ...]:
+    return (
+        _is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+    )
+
+
+def _is_kept(function: Callable[..., object]) -> bool:
+    """Tell whether a function is recorded without a try: it draws, makes or writes."""
+    name = getattr(function, "__name__", "")
+    return function in _FACTORIES or (name.endswith("_") and not name.endswith("__"))
+
 
 _FACTORIES = frozenset(
     (
-        torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.logspace, torch.ones,
-        torch.rand, torch.randn, torch.randint, torch.randperm, torch.tensor, torch.zeros,
+        torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.logspace, torch.normal,
+        torch.ones, torch.rand, torch.randn, torch.randint, torch.randperm, torch.tensor, torch.zeros,
+        torch.as_tensor, torch.bernoulli, torch.multinomial,
     )
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def wrapped_functions(tracer: fx.proxy.TracerBase) -> Iterator[None]:
-    """Honour ``torch.fx.wrap``, and record functions of ``math``, while one forward is followed."""
+def recorded(recording: Recording) -> Iterator[None]:
+    """Patch global names for one trace: what is wrapped is recorded, what draws is refused."""
     with _LOCK:
-        yield from _patched(tracer)
+        registered = getattr(fx._symbolic_trace, "_wrapped_fns_to_patch", {})
+        places = [(names, name, False) for (_, name), names in registered.items() if name in names]
+        before = [(names, name, names[name], refused) for names, name, refused in (*places, *_always())]
+        _ACTIVE.append((threading.get_ident(), recording))
+        classes = [(cls, cls.__enter__, cls.__exit__) for cls in _BLOCKS]
+        try:
+            for cls, enter, leave in classes:
+                cls.__enter__, cls.__exit__ = _block(enter, leave)
+            for names, name, function, refused in before:
+                names[name] = _stand_in(function, refused)
+            yield
+        finally:
+            for names, name, function, _ in before:
+                names[name] = function
+            for cls, enter, leave in classes:
+                cls.__enter__, cls.__exit__ = enter, leave
+            _ACTIVE.pop()
 
 
-def _patched(tracer: fx.proxy.TracerBase) -> Iterator[None]:
-    registered = getattr(fx._symbolic_trace, "_wrapped_fns_to_patch", {})
-    places = [(names, name) for (_, name), names in registered.items() if name in names]
-    places += [(vars(math), name) for name in vars(math) if callable(getattr(math, name))]
-    before = [(names, name, names[name]) for names, name in places]
-    for names, name, function in before:
-        names[name] = _recorded(function, tracer)
-    try:
-        yield
-    finally:
-        for names, name, function in before:
-            names[name] = function
+_BLOCKS: tuple[Any, ...] = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
 
 
-def _recorded(function: Callable[..., object], tracer: fx.proxy.TracerBase) -> Callable[..., object]:
-    def recorded(*args: object, **kwargs: object) -> object:
+@functools.lru_cache(maxsize=64)
+def _block(enter: Callable[..., object], leave: Callable[..., object]) -> tuple[object, object]:
+    """Make what stands in for the ends of a block while a forward is followed."""
+
+    def stand_in_enter(self: object) -> object:
+        recording = _recording_here()
+        return enter(self) if recording is None else recording.enter(self, enter)
+
+    def stand_in_leave(self: object, *raised: object) -> object:
+        recording = _recording_here()
+        return leave(self, *raised) if recording is None else recording.leave(self, leave, *raised)
+
+    return stand_in_enter, stand_in_leave
+
+
+def _recording_here() -> Recording | None:
+    for _, recording in _ACTIVE[-1:]:  # a slice, as the thread that traces may be done by now
+        if recording.refuses():
+            return recording
+    return None
+
+
+def _always() -> Iterator[tuple[dict[str, object], str, bool]]:
+    """Yield namespace, name and whether a call is refused for what is patched in every trace."""
+    yield from _KNOWN
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        yield from ((vars(numpy), name, True) for name in _DRAWS if hasattr(numpy, name))
+
+
+_DRAWS = ("rand", "randn", "random", "uniform", "normal", "randint", "choice", "permutation", "shuffle")
+_SEEDED = [
+    n for n, value in vars(random).items() if isinstance(getattr(value, "__self__", None), random.Random)
+]
+_KNOWN: list[tuple[dict[str, object], str, bool]] = [
+    *((vars(math), name, False) for name, value in vars(math).items() if callable(value)),
+    *((vars(random), name, True) for name in _SEEDED),
+    *((vars(torch), function.__name__, False) for function in _FACTORIES),
+    *((vars(torch), name, True) for name in ("is_grad_enabled", "manual_seed")),
+    (vars(torch), "is_tensor", False),
+]
+
+
+@functools.lru_cache(maxsize=4096)
+def _stand_in(function: Callable[..., object], refused: bool) -> Callable[..., object]:
+    """Make what stands in for a global function while a forward is followed."""
+
+    @functools.wraps(function)
+    def stand_in(*args: object, **kwargs: object) -> object:
+        recording = _recording_here()
+        if recording is None:
+            return function(*args, **kwargs)
+        if refused:
+            name = getattr(function, "__name__", "a function")
+            raise px.UnfollowableError(f"it calls {name}, whose answer would be fixed for ever")
         if px.holds_proxy(args) or px.holds_proxy(kwargs):
-            return tracer.create_proxy("call_function", function, args, kwargs)
+            if getattr(function, "__name__", "") == "is_tensor":
+                return isinstance(args[0], torch.Tensor) or px.kind_of(args[0]) is torch.Tensor
+            return recording.tracer.create_proxy("call_function", function, args, kwargs)
         return function(*args, **kwargs)
 
-    return recorded
+    return stand_in

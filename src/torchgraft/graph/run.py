@@ -6,7 +6,9 @@ writes on itself is lost.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import cast
 
 import attrs
 import torch
@@ -66,8 +68,12 @@ def run_on_meta(
     shadow = Shadows(recorder).of(model)
     given = tuple(to_meta(a) for a in args)
     named = {name: to_meta(a) for name, a in (kwargs or {}).items()}
-    with torch.no_grad(), torch.device("meta"):
-        output = shadow(*given, **named)
+    python = random.getstate()
+    try:  # what a forward draws or seeds is not part of the model
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("meta"):
+            output = shadow(*given, **named)
+    finally:
+        random.setstate(python)
     return Run(tuple(recorder.calls), output, training)
 
 
@@ -79,13 +85,21 @@ class _Recorder:
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         forward: Callable[..., object] = shadow.forward
+        # Containers are copied: a caller may go on to fill the list that it passed.
+        given = cast("tuple[object, ...]", to_meta(args)), cast("dict[str, object]", to_meta(kwargs))
         output = forward(*args, **kwargs)
         me = mark(shadow)
-        self.calls.append(ModuleCall(me.path, me.source, args, kwargs, output))
+        self.calls.append(ModuleCall(me.path, me.source, *given, to_meta(output)))
         return output
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:  # noqa: ARG002 - protocol
-        return value
+        return self.convert(value)
+
+    def assign(self, shadow: nn.Module, name: str, value: object) -> None:
+        """Let a forward write on its shadow."""
+        for store in ("_parameters", "_buffers"):
+            if name in shadow.__dict__[store]:
+                getattr(shadow, store)[name] = value
 
     def training(self, shadow: nn.Module) -> bool:  # noqa: ARG002 - protocol
         return self._training

@@ -1,4 +1,4 @@
-"""Shadows: throwaway twins of modules whose calls and reads are watched.
+"""Shadows: throwaway twins of modules whose calls, reads and writes are watched.
 
 A forward is followed on a shadow and never on the model: what it writes on itself is lost
 with the shadow, and no class is patched, so other threads notice nothing.
@@ -15,30 +15,35 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from torchgraft.graph.proxy import UnfollowableError
+
 _MARK = "_torchgraft_shadow"
 
 
 class Watcher(Protocol):
-    """What happens when a shadow is called or read."""
+    """What happens when a shadow is called, read or written to."""
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Answer a call of the shadow."""
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
-        """Answer a read of a parameter or buffer."""
+        """Answer a read of a parameter, a buffer or a plain tensor."""
 
     def training(self, shadow: nn.Module) -> bool:
         """Answer a read of the mode."""
 
     def convert(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Turn a tensor of the model into what the shadow holds."""
+        """Turn a tensor inside a container into what the shadow holds."""
+
+    def assign(self, shadow: nn.Module, name: str, value: object) -> None:
+        """Take note of a write to an attribute."""
 
 
 class Shadows:
     """Make the shadows of one model, one for each module.
 
     Args:
-        watcher: what answers calls and reads of all of them.
+        watcher: what answers calls, reads and writes of all of them.
     """
 
     def __init__(self, watcher: Watcher) -> None:
@@ -59,42 +64,74 @@ class Shadows:
         if known is not None:
             return known
         shadow: nn.Module = object.__new__(_watched(type(source)))
-        held = shadow.__dict__
+        held, me = shadow.__dict__, Mark(self, path, source)
         for name, value in source.__dict__.items():
-            kind = type(value)
-            if kind is OrderedDict:
-                held[name] = OrderedDict()  # hooks are for the model that runs
-            elif kind is types.MethodType and value.__self__ is source:
-                held[name] = types.MethodType(value.__func__, shadow)
-            elif name == "_modules":
+            if name in _STORES:
                 held[name] = value
+            elif name.startswith("_") and "hooks" in name:
+                held[name] = OrderedDict()  # hooks are for the model that runs
+            elif isinstance(value, torch.Tensor):
+                me.plain[name] = value
+            elif type(value) is types.MethodType and value.__self__ is source:
+                held[name] = types.MethodType(value.__func__, shadow)
             else:
                 held[name] = self._value(value)
-        held[_MARK] = Mark(self, path, source)
+        held[_MARK] = me
         self._made[id(source)] = shadow
         return shadow
+
+    def check_unwritten(self) -> None:
+        """Refuse a run that wrote into a container that a module holds.
+
+        Raises:
+            UnfollowableError: it did.
+        """
+        for shadow in self._made.values():
+            me = mark(shadow)
+            for name, value in me.source.__dict__.items():
+                if type(value) in _CONTAINERS and name not in _STORES and "hooks" not in name:
+                    copied = shadow.__dict__.get(name)
+                    if not _same(value, copied):
+                        where = f"{me.path}.{name}".lstrip(".")
+                        raise UnfollowableError(f"it writes into {where} of the module")
 
     def _value(self, value: object) -> object:
         # Containers are copied: some models keep caches in them.
         if isinstance(value, torch.Tensor):
             return self.watcher.convert(value)
-        if type(value) is dict:
-            return {key: self._value(item) for key, item in value.items()}
+        if isinstance(value, dict) and type(value) in (dict, OrderedDict):
+            return type(value)((key, self._value(item)) for key, item in value.items())
         if type(value) is list:
             return [self._value(item) for item in value]
-        return value.copy() if type(value) is set else value
+        return set(value) if isinstance(value, set) and type(value) is set else value
+
+
+_STORES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (dict, OrderedDict, list, set)
+
+
+def _same(one: object, other: object) -> bool:
+    if type(one) is not type(other) or not isinstance(one, _CONTAINERS):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
 
 
 class Mark:
     """What a shadow knows of itself: its family, its path and what it stands for."""
 
-    __slots__ = ("children", "family", "path", "source")
+    __slots__ = ("children", "family", "path", "plain", "source", "tensors")
 
     def __init__(self, family: Shadows, path: str, source: nn.Module) -> None:
         self.family = family
         self.path = path
         self.source = source
+        self.plain: dict[str, torch.Tensor] = {}
         self.children: dict[str, nn.Module | None] | None = None
+        self.tensors: dict[str, dict[str, object]] = {}
 
 
 def mark(shadow: nn.Module) -> Mark:
@@ -108,7 +145,9 @@ _CLASSES: WeakKeyDictionary[type, type] = WeakKeyDictionary()
 def _watched(cls: type[nn.Module]) -> type[nn.Module]:
     known = _CLASSES.get(cls)
     if known is None:
-        known = _CLASSES[cls] = type(cls.__name__, (cls,), {**_BODY, "__module__": cls.__module__})
+        body = {**_BODY, "__module__": cls.__module__}
+        # Past the metaclass and __init_subclass__: a shadow's class is nobody's business.
+        known = _CLASSES[cls] = type.__new__(type(cls), cls.__name__, (cls,), body)
     return known
 
 
@@ -117,15 +156,33 @@ def _call(self: nn.Module, *args: object, **kwargs: object) -> object:
 
 
 def _getattr(self: nn.Module, name: str) -> object:
-    held = self.__dict__
+    me = mark(self)
     for store in ("_parameters", "_buffers"):
-        value = held[store].get(name)
-        if value is not None:
-            return mark(self).family.watcher.tensor(self, name, value)
+        if name in self.__dict__[store]:
+            return _tensors(self, store)[name]
     children = _children(self)
     if name in children:
         return children[name]
+    if name in me.plain:
+        return me.family.watcher.tensor(self, name, me.plain[name])
     return super(type(self), self).__getattr__(name)  # type: ignore[misc]  # nn.Module has one
+
+
+def _setattr(self: nn.Module, name: str, value: object) -> None:
+    if name != "training":
+        mark(self).family.watcher.assign(self, name, value)
+    self.__dict__[name] = value
+
+
+def _tensors(self: nn.Module, store: str) -> dict[str, object]:
+    me = mark(self)
+    if store not in me.tensors:
+        watcher = me.family.watcher
+        me.tensors[store] = {
+            name: value if value is None else watcher.tensor(self, name, value)
+            for name, value in self.__dict__[store].items()
+        }
+    return me.tensors[store]
 
 
 def _children(self: nn.Module) -> dict[str, nn.Module | None]:
@@ -143,13 +200,12 @@ def _training(self: nn.Module) -> bool:
     return mark(self).family.watcher.training(self)
 
 
-def _set_training(self: nn.Module, mode: bool) -> None:
-    self.__dict__["training"] = mode
-
-
 _BODY: dict[str, object] = {
     "__call__": _call,
     "__getattr__": _getattr,
+    "__setattr__": _setattr,
+    "_parameters": property(lambda self: _tensors(self, "_parameters")),
+    "_buffers": property(lambda self: _tensors(self, "_buffers")),
     "_modules": property(_children),
-    "training": property(_training, _set_training),
+    "training": property(_training, lambda self, mode: self.__dict__.__setitem__("training", mode)),
 }

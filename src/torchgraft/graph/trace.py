@@ -8,8 +8,7 @@ and calls without proxies go straight to the original.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -17,11 +16,18 @@ from torch import fx, nn
 
 from torchgraft.errors import TraceError
 from torchgraft.graph import proxy as px
+from torchgraft.graph.arguments import argument
 from torchgraft.graph.evaluate import evaluate
-from torchgraft.graph.guard import baked, guard
-from torchgraft.graph.recording import Recording, wrapped_functions
+from torchgraft.graph.guard import baked, counted, guard, listed, passed_on
+from torchgraft.graph.recording import Recording, recorded
 from torchgraft.graph.shadow import Shadows, mark
-from torchgraft.graph.whereabouts import cannot_follow, place, traced_for
+from torchgraft.graph.whereabouts import (
+    cannot_follow,
+    check_forward,
+    line_of_forward,
+    names_asked_for_none,
+    traced_for,
+)
 
 
 @attrs.frozen(eq=False)
@@ -31,20 +37,24 @@ class Traced:
     Args:
         train: graph of the forward in training mode.
         evaluate: graph in evaluation mode; the same object where the mode is never read.
-        constants: tensors that the forward took from outside the module, by their new names.
+        constants: objects that the forward took from outside the module, by their new names.
         inlined: paths of the descendants whose mode the forward reads itself.
     """
 
     train: fx.Graph
     evaluate: fx.Graph
-    constants: dict[str, torch.Tensor]
+    constants: dict[str, object]
     inlined: frozenset[str]
 
 
 Arguments = tuple[tuple[object, ...], dict[str, object]]
+Hints = Mapping[str, object]
+_DATA = (torch.Tensor, tuple, list, dict)
 
 
-def trace_level(module: nn.Module, path: str, arguments: Callable[[bool], Arguments | None]) -> Traced:
+def trace_level(
+    module: nn.Module, path: str, arguments: Callable[[bool], Arguments | None], hints: Hints
+) -> Traced:
     """Follow the forward of one module, in both modes where it reads its mode.
 
     Args:
@@ -52,6 +62,8 @@ def trace_level(module: nn.Module, path: str, arguments: Callable[[bool], Argume
         path: where it stands, for messages.
         arguments: gives example arguments (meta tensors) for a mode, or ``None``; asked only
             when the forward decides on values.
+        hints: arguments that callers pass, ``UNKNOWN`` for data; for the others the defaults
+            are baked in.
 
     Returns:
         The graphs.
@@ -59,10 +71,10 @@ def trace_level(module: nn.Module, path: str, arguments: Callable[[bool], Argume
     Raises:
         TraceError: the forward cannot be followed; names module, file and line.
     """
-    first = _trace_mode(module, path, module.training, arguments)
+    first = _trace_mode(module, path, module.training, arguments, hints)
     if not first.modes_read:
         return Traced(first.graph, first.graph, first.constants, frozenset())
-    second = _trace_mode(module, path, not module.training, arguments, first.constants)
+    second = _trace_mode(module, path, not module.training, arguments, hints, first.constants)
     train, evaluate_ = (first, second) if module.training else (second, first)
     inlined = frozenset(first.modes_read | second.modes_read) - {""}
     return Traced(train.graph, evaluate_.graph, second.constants, inlined)
@@ -73,19 +85,16 @@ def _trace_mode(
     path: str,
     training: bool,
     arguments: Callable[[bool], Arguments | None],
-    constants: Mapping[str, torch.Tensor] | None = None,
+    hints: Hints,
+    constants: Mapping[str, object] | None = None,
 ) -> Tracer:
     try:
-        return Tracer(module, path, training, None, constants).run()
-    except px.NeedsValues:
+        return Tracer(module, path, training, None, hints, constants).run()
+    except px.NeedsValues as need:
         example = arguments(training)
-    if example is None:
-        raise TraceError(
-            f"the forward of {place(module, path)} decides on sizes, and no example input is known",
-            module=path,
-            write="pipe(model, ..., example=torch.zeros(<an input>))",
-        )
-    return Tracer(module, path, training, example, constants).run()
+        if example is None:
+            raise cannot_follow(need.__cause__ or need, module, path) from need
+    return Tracer(module, path, training, example, hints, constants).run()
 
 
 class Tracer(fx.proxy.TracerBase):
@@ -96,6 +105,7 @@ class Tracer(fx.proxy.TracerBase):
         path: where it stands.
         training: the mode to follow it in.
         example: example arguments, to decide on values; ``None`` to record without.
+        hints: arguments that callers pass.
         constants: constants found in the other mode, to share their names.
     """
 
@@ -105,7 +115,8 @@ class Tracer(fx.proxy.TracerBase):
         path: str,
         training: bool,
         example: Arguments | None,
-        constants: Mapping[str, torch.Tensor] | None,
+        hints: Hints,
+        constants: Mapping[str, object] | None,
     ) -> None:
         self.graph = fx.Graph(tracer_cls=None)
         self.module_stack = {}  # type: ignore[assignment]  # unused, read by the base
@@ -115,25 +126,28 @@ class Tracer(fx.proxy.TracerBase):
         self.path = path
         self.mode = training
         self.example = example
+        self.hints = hints
         self.values: dict[fx.Node, object] = {}
         self.modes_read: set[str] = set()
-        self.constants: dict[str, torch.Tensor] = dict(constants or {})
-        self._reads: dict[str, fx.Node] = {}
+        self.constants: dict[str, object] = dict(constants or {})
+        self._reads: dict[str, px.Proxy] = {}
         self._recording = Recording(self)
-        self._paths: dict[int, str] = {}
 
     def run(self) -> Tracer:
         """Follow the forward and close the graph."""
-        shadow = Shadows(self).of(self.source)
+        shadows = Shadows(self)
+        shadow = shadows.of(self.source)
         try:
-            args, kwargs = self._placeholders(shadow)
-            with wrapped_functions(self), self._recording:
+            check_forward(self.source)
+            with recorded(self._recording), self._recording:
+                args, kwargs = self._placeholders(shadow)
                 output = shadow.forward(*args, **kwargs)
-            self.graph.output(self.create_arg(output))
+                self.graph.output(self.create_arg(output))
+            shadows.check_unwritten()
         except (px.NeedsValues, TraceError):
             raise
         except Exception as error:
-            if self.example is None and not isinstance(error, px.DataDependentError):
+            if self.example is None and not isinstance(error, px.UnfollowableError):
                 raise px.NeedsValues from error  # a second look, with values, may follow it
             raise cannot_follow(error, self.source, self.path) from error
         return self
@@ -144,22 +158,33 @@ class Tracer(fx.proxy.TracerBase):
         """Record the call of a child."""
         me = mark(shadow)
         if not me.path:
-            raise px.DataDependentError("the module calls itself")
-        return self.create_proxy("call_module", me.path, args, kwargs)
+            raise px.UnfollowableError("it calls the module itself")
+        args = tuple(self._listed(a) for a in args)
+        return self.create_proxy(
+            "call_module", me.path, args, {k: self._listed(a) for k, a in kwargs.items()}
+        )
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
-        """Record the read of a parameter or buffer."""
-        path = f"{mark(shadow).path}.{name}".lstrip(".")
-        return self.proxy(self._read(path, value))
+        """Record the read of a parameter, a buffer or a plain tensor."""
+        return self._read(f"{mark(shadow).path}.{name}".lstrip("."), value)
 
     def training(self, shadow: nn.Module) -> bool:
         """Note that the forward reads a mode."""
-        self.modes_read.add(mark(shadow).path)
+        me = mark(shadow)
+        if me.path and me.source.training is not self.source.training:
+            raise px.UnfollowableError(f"it reads the mode of {me.path}, which is not its own")
+        self.modes_read.add(me.path)
         return self.mode
 
     def convert(self, tensor: torch.Tensor) -> torch.Tensor:
         """Leave tensors as they are."""
         return tensor
+
+    def assign(self, shadow: nn.Module, name: str, value: object) -> None:
+        """Refuse a write that the graph would lose."""
+        held = mark(shadow).source.__dict__
+        if px.is_proxy(value) or name not in held or not (value is held[name] or value == held[name]):
+            raise px.UnfollowableError(f"it writes {name!r} on the module")
 
     # What the base class and the proxies ask ----------------------------------------------
 
@@ -168,8 +193,10 @@ class Tracer(fx.proxy.TracerBase):
         return px.Proxy(node, self)
 
     def create_node(self, kind, target, args, kwargs, name=None, type_expr=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - signature of the base
-        """Record a node and, where examples are known, its value."""
+        """Record a node, the line that made it and, where examples are known, its value."""
+        self._recording.check_state()
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta["line"] = line_of_forward()
         if self.example is not None and kind.startswith("call"):
             with self._recording.paused():
                 self.values[node] = evaluate(node, self.values, self.source, training=self.mode)
@@ -177,18 +204,17 @@ class Tracer(fx.proxy.TracerBase):
 
     def create_arg(self, a: object) -> fx.node.Argument:
         """Turn a value of the forward into an argument of a node."""
-        if px.is_proxy(a):
-            return a.node  # type: ignore[attr-defined, no-any-return]  # a proxy
-        if isinstance(a, torch.Tensor):
-            return self._read(self._tensor_path(a), a)
-        if isinstance(a, (list, tuple)) and type(a) not in (list, tuple) and not hasattr(a, "_fields"):
-            a = list(a) if isinstance(a, list) else tuple(a)
-        try:
-            return super().create_arg(a)
-        except NotImplementedError:
-            if callable(a) or a.__class__.__module__ not in ("builtins", "torch"):
-                return a  # type: ignore[return-value]  # an enum or function is passed as it is
-            raise
+        if not px.is_proxy(a):
+            a = (
+                self._read(self._name(a), a)
+                if isinstance(a, torch.Tensor)
+                else argument(a, self.create_proxy, self.keep)
+            )
+        return a.node if px.is_proxy(a) else super().create_arg(a)  # type: ignore[attr-defined]  # a proxy
+
+    def keep(self, value: object) -> fx.Node:
+        """Keep an object on the level and record the read of it."""
+        return self._read(self._name(value), value)  # type: ignore[return-value]  # a proxy is unwrapped later
 
     def value(self, node: fx.Node) -> object:
         """Return the example value of a node."""
@@ -196,18 +222,21 @@ class Tracer(fx.proxy.TracerBase):
 
     def decide(self, proxy: px.Proxy, read: Callable[[object], object]) -> object:
         """Read a plain value off a proxy and put a guard into the graph."""
-        value = self.value(proxy.node)
+        value, node = self.value(proxy.node), proxy.node
         if value is px.UNKNOWN:
             raise px.NeedsValues
+        if read is type and (isinstance(value, torch.Tensor) or node.op != "placeholder"):
+            return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
         if isinstance(value, torch.Tensor) and read is not len:
-            raise px.DataDependentError("control flow depends on the data of a tensor")
+            if read is hash:
+                return id(proxy)
+            raise px.UnfollowableError("it decides on the data of a tensor")
         answer = read(value)
-        node = proxy.node
-        if read is len:
-            node = self.create_proxy("call_function", len, (proxy,), {}).node
-        if read in (bool, len, int, float):
-            said = traced_for(self.source, self.path, self.values)
-            self.graph.call_function(guard, (node, cast("fx.node.Argument", answer), said))
+        expected = value if read is hash else answer
+        if read in (len, int, str, type):
+            node = self.create_proxy("call_function", read, (proxy,), {}).node
+        said = traced_for(self.source, self.path, self.values)
+        self.create_proxy("call_function", guard, (self.proxy(node), expected, said), {})
         return answer
 
     # Inside --------------------------------------------------------------------------------
@@ -215,68 +244,73 @@ class Tracer(fx.proxy.TracerBase):
     def _placeholders(self, shadow: nn.Module) -> tuple[list[object], dict[str, object]]:
         args: list[object] = []
         kwargs: dict[str, object] = {}
-        parameters = inspect.signature(shadow.forward).parameters.values()
-        given = _bind(shadow.forward, self.example)
-        for parameter in parameters:
-            name, default = parameter.name, parameter.default
-            if parameter.kind is parameter.VAR_KEYWORD:
-                continue  # only what callers name can be followed
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                name = f"*{name}"
-            known = given.get(parameter.name, default)
-            wanted = () if default is parameter.empty else (default,)
-            node = self.graph.placeholder(name, default_value=default if wanted else inspect.Signature.empty)
-            passed: object
-            if (
-                default is parameter.empty
-                or isinstance(known, (torch.Tensor, tuple, list, dict))
-                or (type(known) in (int, float))
-            ):
+        given = self.hints if self.example is None else bind(shadow.forward, *self.example)
+        asked = names_asked_for_none(self.source)
+        flowing: list[fx.Node] = []
+        settings: list[tuple[fx.Node, object, str]] = []
+        for parameter in inspect.signature(shadow.forward).parameters.values():
+            name, default, kind = parameter.name, parameter.default, parameter.kind
+            stars = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
+            default = () if stars else default
+            known = given.get(name, default)
+            node = self.graph.placeholder(stars + name, default_value=parameter.default)
+            self.values[node] = px.UNKNOWN if self.example is None else px.to_meta(known)
+            if stars:
+                settings.append((node, len(known) if isinstance(known, (tuple, dict)) else 0, name))
+                if stars == "*":
+                    args += [self.proxy(node)[i] for i in range(settings[-1][1])]  # type: ignore[index, call-overload]  # an integer
+                continue
+            passed: object = known
+            if known is parameter.empty or flows(known):
                 passed = self.proxy(node)
-                if self.example is not None:
-                    self.values[node] = px.to_meta(known)
+                if name in asked:
+                    flowing.append(node)
             else:
-                passed = known
-                self.graph.call_function(baked, (node, cast("fx.node.Argument", known), name))
-            if parameter.kind is parameter.KEYWORD_ONLY:
+                settings.append((node, known, name))
+            if kind is parameter.KEYWORD_ONLY:
                 kwargs[name] = passed
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                if known:
-                    args.extend(passed)  # type: ignore[arg-type]  # iterating decides the count
             else:
                 args.append(passed)
+        for node, known, name in settings:
+            function = counted if node.target.startswith("*") else baked  # type: ignore[union-attr]  # a name
+            self.create_proxy("call_function", function, (self.proxy(node), known, name), {})
+        for node in flowing:
+            self.create_proxy("call_function", passed_on, (self.proxy(node), str(node.target)), {})
         return args, kwargs
 
-    def _read(self, path: str, value: torch.Tensor) -> fx.Node:
+    def _listed(self, value: object) -> object:
+        # An interpreter hands over the lists in a graph as immutable ones, and some modules
+        # write into the lists they are given.
+        if type(value) is list and px.holds_proxy(value):
+            return self.create_proxy("call_function", listed, tuple(value), {})
+        return value
+
+    def _read(self, path: str, value: object) -> px.Proxy:
         if path not in self._reads:
-            self._reads[path] = node = self.graph.create_node("get_attr", path)
+            node = self.graph.create_node("get_attr", path)
+            self._reads[path] = self.proxy(node)
             if self.example is not None:
-                self.values[node] = px.to_meta(value)
+                with self._recording.paused():
+                    self.values[node] = px.to_meta(value)
         return self._reads[path]
 
-    def _tensor_path(self, tensor: torch.Tensor) -> str:
-        if not self._paths:
-            for prefix, module in self.source.named_modules():
-                for name, held in (
-                    *module._parameters.items(),
-                    *module._buffers.items(),
-                    *vars(module).items(),
-                ):
-                    if isinstance(held, torch.Tensor):
-                        self._paths.setdefault(id(held), f"{prefix}.{name}".lstrip("."))
-        path = self._paths.get(id(tensor))
-        if path is not None:
-            return path
+    def _name(self, value: object) -> str:
+        """Name an object that the forward took from elsewhere than the module."""
+        if isinstance(value, nn.Parameter):
+            raise px.UnfollowableError("it uses a parameter that the module does not hold")
         for name, known in self.constants.items():
-            if known is tensor:
+            if known is value:
                 return name
         name = f"_constant{len(self.constants)}"
-        self.constants[name] = tensor
+        self.constants[name] = value
         return name
 
 
-def _bind(forward: Callable[..., object], example: Arguments | None) -> dict[str, object]:
-    if example is None:
-        return {}
-    args, kwargs = example
+def bind(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> Hints:
+    """Name the arguments of a call."""
     return dict(inspect.signature(forward).bind(*args, **kwargs).arguments)
+
+
+def flows(value: object) -> bool:
+    """Tell whether an argument is data; modes, names and ``None`` are settings, which are baked in."""
+    return value is px.UNKNOWN or type(value) in (int, float) or isinstance(value, _DATA)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from torchgraft.errors import NameClashError
+from torchgraft.errors import NameClashError, OptionError, TargetError
+from torchgraft.text import kind, near, plural
 
 
 class Tree:
@@ -19,12 +20,22 @@ class Tree:
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self._names: dict[int, list[str]] | None = None
-        self._origin: dict[int, nn.Module] = {}
         self._beside: dict[int, tuple[nn.Module, list[tuple[str, str]]]] = {}
 
     def get(self, path: str) -> nn.Module:
         """Return the module at a path of the draft."""
-        return self.root.get_submodule(path)
+        module: nn.Module | None = self.root
+        for name in path.split(".") if path else []:
+            module = module._modules.get(name) if module is not None else None
+        if module is None:
+            names = [found for found, _ in self.modules() if found]
+            raise TargetError(
+                f"{path!r} is no module of this model",
+                wrong=path,
+                found=plural(len(names), "module"),
+                near=near(path, names),
+            )
+        return module
 
     def has(self, path: str) -> bool:
         """Tell whether a module stands at a path."""
@@ -47,6 +58,8 @@ class Tree:
 
     def exchange(self, path: str, new: nn.Module) -> None:
         """Put another module in the place of one, under each of its names."""
+        if not isinstance(new, nn.Module):
+            raise OptionError("only a module can take the place of a module", found=kind(new))
         self.swap(self.get(path), new)
         self._names = None
 
@@ -103,10 +116,6 @@ class Tree:
             candidate = f"{name}_{number}"
         return candidate
 
-    def origin(self, module: nn.Module) -> nn.Module:
-        """Return the module whose place a module took, itself if none."""
-        return self._origin.get(id(module), module)
-
     def swap(self, old: nn.Module, new: nn.Module) -> None:
         """Put a module in the place of another that it stands for."""
         names = self.names(old)
@@ -118,7 +127,6 @@ class Tree:
                 self.get(parent)._modules[last] = new
         if self._names is not None:
             self._names[id(new)] = names
-        self._origin.setdefault(id(new), self._origin.get(id(old), old))
 
     def order(self) -> None:
         """Move new modules behind the child that each was placed beside."""
@@ -132,5 +140,5 @@ class Tree:
             while waiting:
                 name = waiting.pop()
                 level._modules[name] = held[name]
-                waiting += [n for n in reversed(followers.get(name, [])) if n in held]
+                waiting += [n for n in followers.get(name, []) if n in held]
         self._beside.clear()

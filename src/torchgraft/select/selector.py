@@ -6,12 +6,12 @@ import types
 from collections.abc import Sequence
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
 from torchgraft.errors import OptionError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.names import Node, node_names, nodes_named
-from torchgraft.text import literal, near, plural
+from torchgraft.text import kind, literal, near, plural, spelled
 
 
 @attrs.frozen(eq=False)
@@ -88,6 +88,15 @@ class Path(Selector):
             return [Site(self.path, owner, nodes)]
         modules = [name for name, _ in draft.modules() if name]
         close = near(self.path, [*modules, *node_names(draft, owner)])
+        if owner or "." not in self.path:
+            last = self.path[len(owner) :].lstrip(".")
+            if isinstance(getattr(draft.get(owner), last, None), Tensor):
+                raise TargetError(
+                    f"{literal(self.path)} is a tensor of a module, and targets are modules or operations",
+                    wrong=self.path,
+                    found=f"{last} of {owner or 'the root'}",
+                    near=[owner] if owner else [],
+                )
         raise TargetError(
             f"{literal(self.path)} is no module and no node of this model",
             wrong=self.path,
@@ -140,7 +149,9 @@ class Instances(Selector):
     def find(self, draft: Draft) -> list[Site]:
         """Return the instances in the order of registration, a shared one once."""
         found = {
-            id(m): Site(name) for name, m in reversed(list(draft.modules())) if isinstance(m, self.classes)
+            id(module): Site(name)
+            for name, module in reversed(list(draft.modules()))
+            if name and isinstance(module, self.classes)
         }
         if not found:
             present = sorted({literal(type(m)) for _, m in draft.modules()})
@@ -210,11 +221,12 @@ def parse(target: object) -> Selector:
     raise OptionError(
         "a target is a path, a glob, a module class or a selector",
         asked=literal(target),
-        found=f"a {type(target).__name__}",
+        found=kind(target),
         write='"layer4", "layer4.*", nn.Conv2d or at("layer3") | "layer4"',
     )
 
 
+@spelled
 def at(target: Target) -> Selector:
     """Make a selector from a target, to join it with others.
 

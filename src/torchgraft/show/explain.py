@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import nn
 
+from torchgraft.graph.checks import check_model
 from torchgraft.graph.history import history_of
 from torchgraft.graph.reading import guards_of
 from torchgraft.text import plural
@@ -69,6 +70,7 @@ def explain(model: nn.Module) -> Explanation:
           step 1   freeze("0")
           opened   the root
     """
+    check_model(model)
     history = history_of(model)
     parameters = list(model.parameters())
     trainable = [p for p in parameters if p.requires_grad]

@@ -1,0 +1,155 @@
+"""Ratios side by side in one run, medians of several: against torchvision, against the model itself.
+
+The table goes to ``docs/benchmarks.md``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from torchgraft import pipe, swap_head, wrap
+from torchgraft.blocks import se
+
+warnings.filterwarnings("ignore")
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {"resnet50": "layer4", "swin_t": "features.7", "efficientnet_v2_s": "features.6"}
+CPUS = os.cpu_count()
+
+
+def clock(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def ratio(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int
+) -> tuple[float, float, float]:
+    """Alternate two functions; return the ratio of medians and both medians in seconds."""
+    ours(), theirs()
+    pairs = [(clock(ours), clock(theirs)) for _ in range(rounds)]
+    a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return a / b, a, b
+
+
+def building() -> list[str]:
+    rows = []
+    for name, stage in STAGES.items():
+        model = getattr(torchvision.models, name)().eval()
+        value, ours, theirs = ratio(
+            lambda m=model, s=stage: pipe(m, wrap(s, se), swap_head(10)),
+            lambda m=model, s=stage: create_feature_extractor(m, [s]),
+            15,
+        )
+        rows.append(
+            f"| build `{name}` | {value:.2f} | at most 0.35 | {ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms |"
+        )
+    return rows
+
+
+def memory() -> list[str]:
+    rows = []
+    for name, stage in (("resnet50", "layer4"), ("vit_l_16", "encoder")):
+        model = getattr(torchvision.models, name)().eval()
+        small = torchvision.models.resnet18()
+        pipe(small, wrap("layer4", se), swap_head(10))  # what is imported and cached once
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        result = pipe(model, wrap(stage, se), swap_head(10))
+        grown = psutil.Process().memory_info().rss - before
+        old = set(model.state_dict())
+        new = sum(t.numel() * 4 for k, t in result.state_dict().items() if k not in old or t.shape[0] == 10)
+        size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+        rows.append(
+            f"| memory of `{name}` | {grown / 1e6:.1f} MB | at most {(0.1 * new + 5e6 + new) / 1e6:.1f} MB | "
+            f"weights {size / 1e6:.0f} MB, new parameters {new / 1e6:.1f} MB |"
+        )
+    return rows
+
+
+def forwards() -> list[str]:
+    rows = []
+    torch.set_num_threads(1)
+    for name in ("resnet50", "efficientnet_b0", "swin_t"):
+        model = getattr(torchvision.models, name)().eval()
+        result = pipe(model)
+        for side, limit, rounds in ((224, 0.02, 25), (32, 0.05, 81)):
+            x = torch.randn(1, 3, side, side)
+            with torch.no_grad():
+                value, ours, theirs = ratio(lambda r=result, x=x: r(x), lambda m=model, x=x: m(x), rounds)
+            rows.append(
+                f"| forward of `{name}` at {side} | {value:.3f} | 1.00 within {limit} | "
+                f"{ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms |"
+            )
+    torch.set_num_threads(CPUS or 2)
+    return rows
+
+
+class Unit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.fc(x)
+
+
+def growth() -> list[str]:
+    times = {}
+    for count in (100, 1000, 10_000):
+        model = nn.Sequential(*[Unit() for _ in range(count)])
+        step = wrap(f"{count - 1}", se)
+        step(model)
+        times[count] = statistics.median(clock(lambda m=model, s=step: s(m)) for _ in range(5))
+    return [
+        f"| one edit on {big:,} blocks against {small:,} | {times[big] / times[small]:.1f} | at most {big // small} | "
+        f"{times[big] * 1e3:.0f} ms against {times[small] * 1e3:.0f} ms |"
+        for small, big in ((100, 1000), (1000, 10_000))
+    ]
+
+
+def importing() -> list[str]:
+    base = "import torch, torchvision, torchvision.models"
+    code = f"{base}, time\nt = time.perf_counter()\nimport torchgraft\nprint(time.perf_counter() - t)"
+    added = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(7)]
+    return [
+        f"| `import torchgraft` after torch and torchvision | {statistics.median(added) * 1e3:.0f} ms | under 100 ms | median of 7 |"
+    ]
+
+
+def main() -> None:
+    head = [
+        "# Benchmarks",
+        "",
+        f"Measured by `make bench` on {CPUS} cores with torch {torch.__version__} and torchvision {torchvision.__version__}.",
+        "Each ratio compares two things that take turns in one run; both are medians.",
+        "Building is compared with torchvision's `create_feature_extractor` on the same model, forwards with the model itself.",
+        "The batch is 1.",
+        "",
+        "| what | measured | target | in absolute terms |",
+        "|---|---|---|---|",
+    ]
+    rows = []
+    for part in (memory, building, forwards, growth, importing):
+        for row in part():
+            print(row, flush=True)
+            rows.append(row)
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join([*head, *rows, ""]))
+
+
+if __name__ == "__main__":
+    main()

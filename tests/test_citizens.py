@@ -1,0 +1,79 @@
+"""Results live on: compiled, exported, averaged, distributed."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from checks import close, compiles, exports, run
+from nets import ByMode, Small
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torchvision.models import resnet18
+
+from torchgraft import freeze, pipe, swap_head, wrap
+from torchgraft.blocks import se
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("check", [compiles, exports])
+def test_compiles_and_exports(check, images):
+    check(Small().eval(), images, "stage")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_level_with_two_modes_compiles_in_both(images):
+    result = pipe(ByMode(), wrap("body", se))
+    compiled = torch.compile(result, fullgraph=True, backend="eager")
+    for mode in (True, False, True):
+        close(run(compiled, images, mode=mode), run(result, images, mode=mode))
+
+
+def test_averages():
+    result = pipe(resnet18(), wrap("layer4", se), swap_head(10)).eval()
+    average = AveragedModel(result)
+    x = torch.randn(2, 3, 32, 32)
+    average.update_parameters(result)
+    close(average.eval()(x), result(x))
+
+
+def test_moves_and_casts(small, images):
+    result = pipe(small, wrap("stage", se))
+    assert result.double()(images.double()).dtype == torch.float64
+    assert result.to(torch.bfloat16)(images.bfloat16()).dtype == torch.bfloat16
+    assert small(images).dtype == torch.float32
+
+
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _worker(rank: int, port: int, out: dict) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = pipe(Small(), wrap("stage", se), swap_head(3), freeze("stem"), seed=1)
+    model = pipe(model, freeze("unused"))
+    parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)).chunk(2)[rank]
+    optimizer = torch.optim.SGD([p for p in parallel.parameters() if p.requires_grad], lr=0.1)
+    parallel(x).square().sum().backward()
+    optimizer.step()
+    out[rank] = model.fc.weight.detach().clone()
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_data_parallel_over_two_processes():
+    with mp.Manager() as manager:
+        out = manager.dict()
+        mp.spawn(_worker, args=(_port(), out), nprocs=2)
+        assert out[0].equal(out[1])
+        torch.manual_seed(0)
+        untouched = pipe(Small(), wrap("stage", se), swap_head(3), seed=1).fc.weight
+        assert not out[0].equal(untouched)

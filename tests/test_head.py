@@ -1,0 +1,160 @@
+"""Heads: found by structure, exchanged in place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision.models as tv
+from checks import flat, run
+from nets import ByMode, Residual
+from torch import nn
+
+from torchgraft import drop_head, inject, pipe, replace, swap_head, wrap
+from torchgraft.blocks import se
+from torchgraft.errors import HeadError, OptionError, ShapeError, TraceError
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.heads import find_heads
+
+PATHS = {
+    "resnet18": ["fc"], "vgg11": ["classifier.6"], "squeezenet1_0": ["classifier.1"], "densenet121": ["classifier"],
+    "googlenet": ["aux1.fc2", "aux2.fc2", "fc"], "inception_v3": ["AuxLogits.fc", "fc"], "vit_b_16": ["heads.head"],
+    "swin_t": ["head"], "convnext_tiny": ["classifier.2"], "maxvit_t": ["classifier.5"],
+    "efficientnet_b0": ["classifier.1"], "mobilenet_v3_large": ["classifier.3"], "mnasnet0_5": ["classifier.1"],
+    "alexnet": ["classifier.6"], "shufflenet_v2_x0_5": ["fc"], "regnet_y_400mf": ["fc"],
+}  # fmt: skip
+
+
+def on_meta(name: str) -> nn.Module:
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # its initialisation reads values
+        return tv.get_model(name, weights=None, **options)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_heads_are_found(name):
+    assert [head.path for head in find_heads(Draft(on_meta(name)))] == PATHS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("resnet18", 512), ("resnet50", 2048), ("efficientnet_b0", 1280), ("mobilenet_v3_large", 1280),
+     ("mobilenet_v3_small", 1024), ("vgg11", 4096), ("squeezenet1_1", 512)],
+)  # fmt: skip
+def test_a_dropped_head_leaves_pooled_features(name, width):
+    result = pipe(on_meta(name), drop_head()).eval()
+    assert result(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, width)
+    again = pipe(result, swap_head(3)).eval()
+    assert again(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 3)
+    whole = pipe(on_meta(name), swap_head(3))
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in whole.state_dict().items()
+    }
+
+
+def test_counts():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in pipe(tv.resnet18(), swap_head(10)).parameters()) == 11_181_642
+        assert sum(p.numel() for p in pipe(tv.resnet50(), swap_head(100)).parameters()) == 23_712_932
+
+
+def test_the_trunk_is_untouched_and_the_count_declared(small, images):
+    result = pipe(small, swap_head(3))
+    assert result.num_classes == 3
+    assert small.num_classes == 5
+    features, before = [], []
+    result.fc.register_forward_pre_hook(lambda m, a: features.append(a[0]))
+    small.fc.register_forward_pre_hook(lambda m, a: before.append(a[0]))
+    assert run(result, images, mode=False).shape == (2, 3)
+    small(images)
+    assert features[0].equal(before[0])
+
+
+def test_all_heads_of_all_modes():
+    result = pipe(ByMode(), swap_head(7))
+    assert [t.shape[-1] for t in flat(result.train()(torch.ones(2, 3, 8, 8)))] == [7, 7]
+
+
+def test_kind_bias_dtype_format_and_mode_are_kept():
+    model = tv.squeezenet1_1().bfloat16().to(memory_format=torch.channels_last).eval()
+    head = pipe(model, swap_head(10)).classifier[1]
+    assert isinstance(head, nn.Conv2d)
+    assert head.weight.dtype == torch.bfloat16
+    assert not head.training
+    assert pipe(on_meta("maxvit_t"), swap_head(3)).classifier[5].bias is None
+
+
+def test_dropout_before_the_head_keeps_the_keys(small, images):
+    result = pipe(small, swap_head(3, dropout=0.5))
+    assert list(result.state_dict()) == list(small.state_dict())
+    assert [n.target for n in result.graph.nodes if n.op == "call_module"][-2:] == ["fc_dropout", "fc"]
+    assert result.fc_dropout.p == 0.5
+    assert "fc_dropout" not in pipe(small, swap_head(3))._modules
+
+
+def test_a_block_as_head(small, images):
+    result = pipe(
+        small, swap_head(lambda channels: nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 4)))
+    )
+    assert result(images).shape == (2, 4)
+    with pytest.raises(ShapeError, match="8 features"):
+        pipe(small, swap_head(nn.Linear(9, 4)))
+
+
+def test_a_block_behind_the_trunk_does_not_hide_the_head(small, images):
+    assert pipe(small, wrap("stage", se), inject("stage", se), swap_head(3))(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize("classes", [0, -1, True, 2.5, "10", None])
+def test_bad_counts(classes):
+    with pytest.raises(OptionError):
+        swap_head(classes)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, "0.5", None])
+def test_bad_dropout(dropout):
+    with pytest.raises(OptionError):
+        swap_head(3, dropout=dropout)
+
+
+def test_a_model_without_a_head_says_what_is_last():
+    with pytest.raises(HeadError) as caught:
+        pipe(nn.Sequential(nn.Linear(3, 3), Residual(3)), swap_head(3))
+    assert "1.bn (nn.BatchNorm2d)" in caught.value.found
+    chain = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    assert find_heads(Draft(chain))[0].path == "1"
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            return x + self.b(x)
+
+    with pytest.raises(HeadError, match="follow each other"):
+        pipe(Skip(), swap_head(3))
+
+
+def test_heads_of_different_kinds_are_listed():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classes, self.boxes = nn.Linear(3, 5), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return {"classes": self.classes(x), "boxes": self.boxes(x)}
+
+    with pytest.raises(HeadError) as caught:
+        pipe(Two(), swap_head(3))
+    assert caught.value.found == "boxes (4), classes (5)"
+    assert pipe(Two(), replace("classes", lambda old: nn.Linear(3, 7)))(torch.ones(1, 3))[
+        "classes"
+    ].shape == (1, 7)
+
+
+def test_a_root_that_cannot_be_followed_is_named():
+    from nets import ByData
+
+    with pytest.raises(TraceError, match="the root ByData"):
+        pipe(ByData(), swap_head(3))
