@@ -140,23 +140,46 @@ def is_a_good_citizen(model: nn.Module, x: torch.Tensor, stage: str) -> None:
         assert list(other.state_dict()) == list(result.state_dict()), f"{name}: keys"
 
 
+class OriginalCannotEitherError(Exception):
+    """The model that was given fails at the same."""
+
+
 def compiles(model: nn.Module, x: torch.Tensor, stage: str) -> None:
     """The result compiles as a full graph."""
     result = graft(model, wrap(stage, se), swap_head(10)).eval()
+    try:
+        close(run(_compiled(result), x, mode=False), run(result, x, mode=False))
+    except Exception as error:
+        _blame(error, lambda: run(_compiled(copy.deepcopy(model).eval()), x, mode=False))
+
+
+def _compiled(model: nn.Module) -> nn.Module:
     torch._dynamo.reset()
-    compiled = torch.compile(result, fullgraph=True, backend="eager")
-    close(run(compiled, x, mode=False), run(result, x, mode=False))
+    return torch.compile(model, fullgraph=True, backend="eager")
 
 
 def exports(model: nn.Module, x: torch.Tensor, stage: str) -> None:
     """The result exports with a dynamic batch."""
     result = graft(model, wrap(stage, se), swap_head(10)).eval()
-    program = torch.export.export(
-        result, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
-    )
     more = torch.cat([x, x[:1]])
-    with torch.no_grad():
-        close(program.module()(more), result(more))
+    try:
+        with torch.no_grad():
+            close(_exported(result, x)(more), result(more))
+    except Exception as error:
+        _blame(error, lambda: _exported(copy.deepcopy(model).eval(), x)(more))
+
+
+def _exported(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    return torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+
+
+def _blame(error: Exception, original: Callable[[], object]) -> None:
+    try:
+        original()
+    except Exception as same:
+        raise OriginalCannotEitherError(type(same).__name__) from same
+    raise error
 
 
 def close(one: object, other: object) -> None:
