@@ -124,8 +124,12 @@ def spelled(function: Callable[P, R]) -> Callable[P, R]:
             unknown = [name for name in kwargs if name not in signature.parameters]
             close = near(unknown[0], known) if unknown else ()
             fixed = [w.replace(f"{unknown[0]}=", f"{close[0]}=", 1) for w in words] if close else []
-            if len(args) == 1 and not kwargs and known and not fixed:
-                fixed = [f"{known[0]}={words[0]}"]
+            if len(words) == 1 and known and not fixed:  # the one value given under no name or a wrong one
+                positional = (
+                    next(iter(signature.parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+                )
+                value = words[0].partition("=")[2] if kwargs else words[0]
+                fixed = [value if positional else f"{known[0]}={value}"]
             name = function.__name__
             raise OptionError(
                 f"{name}: {error}",

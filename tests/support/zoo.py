@@ -7,6 +7,8 @@ import torchvision
 from torch import nn
 
 from torchgraft import explain, pipe
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.heads import find_heads
 from torchgraft.graph.kinds import is_container
 from torchgraft.graph.probe import probe
 
@@ -108,6 +110,7 @@ def example(model: nn.Module, *, batch: int = 2) -> torch.Tensor:
 def late_stage(model: nn.Module) -> str:
     """Name the last large part of a model whose output is a map or a sequence."""
     root = probe(model, None)
+    heads = [head.path for head in find_heads(Draft(model))]
     total = sum(p.numel() for p in model.parameters())
     best = ""
     for call in root.calls:
@@ -115,6 +118,7 @@ def late_stage(model: nn.Module) -> str:
         parts = sum(p.numel() for p in call.module.parameters())
         if (
             not call.path
+            or any(head.startswith(call.path + ".") for head in heads)
             or not is_container(call.module)
             or not isinstance(output, torch.Tensor)
             or output.ndim < 3

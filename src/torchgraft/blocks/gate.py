@@ -39,8 +39,18 @@ def positive(name: str, value: object, asked: str) -> int:
         OptionError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{name} must be a positive integer", asked=asked, found=f"{name}={value!r}")
+        name_of = asked.partition("(")[0]
+        raise OptionError(
+            f"{name} must be a positive integer",
+            asked=asked,
+            found=f"{name}={value!r}",
+            write=f"{name_of}({name}={_usual(name)})",
+        )
     return value
+
+
+def _usual(name: str) -> int:
+    return 16 if name == "reduction" else 3
 
 
 def squeezed(channels: int, reduction: int) -> int:

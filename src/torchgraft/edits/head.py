@@ -86,7 +86,12 @@ def swap_head(head: int | Block, *, dropout: float = 0.0) -> SwapHead:
     else:
         head = parse_block(head)
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise OptionError("dropout is a probability below 1", asked=asked, found=f"dropout={dropout!r}")
+        raise OptionError(
+            "dropout is a probability below 1",
+            asked=asked,
+            found=f"dropout={dropout!r}",
+            write=f"swap_head({literal(head)}, dropout=0.2)",
+        )
     return SwapHead(head, dropout=float(dropout))
 
 

@@ -13,7 +13,7 @@ from torchgraft.errors import OptionError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, before, relative
 from torchgraft.select.selector import Selector, Site, Target, parse
-from torchgraft.text import literal, spelled
+from torchgraft.text import literal, near, spelled
 from torchgraft.transform import Transform
 
 _SIDES = {"after": after, "before": before}
@@ -75,11 +75,13 @@ def inject(
     """
     made = Inject(parse(target), parse_block(block), where=where, name=name)
     if where not in _SIDES:
+        close = near(str(where).lower(), _SIDES) or ("after",)
         raise OptionError(
             'where must be "after" or "before"',
             asked=repr(made),
             found=f"where={literal(where)}",
-            write='where="after"',
+            near=close,
+            write=repr(attrs.evolve(made, where=close[0])),
         )
     check_name(name, repr(made))
     return made

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block, BlockLike, made_by, parse_block
-from torchgraft.errors import OptionError, ShapeError, TargetError, TraceError
+from torchgraft.errors import AnalysisError, OptionError, ShapeError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, exchange_node, feeds_output_only
 from torchgraft.graph.layout import spec_of
@@ -50,7 +50,7 @@ class Replace(Transform):
 
     def _module(self, draft: Draft, path: str) -> None:
         old = draft.get(path)
-        calls = draft.record(path) if self.keep_shape else []
+        calls = self._record(draft, path) if self.keep_shape else []
         if self.keep_shape and not calls:
             draft.calls(path)  # says why it is never called
         new = self._build(old, lambda: _spec(draft, path))
@@ -60,6 +60,15 @@ class Replace(Transform):
         for call in calls:
             self._check(draft, path, call, new)
         draft.exchange(path, new)
+
+    def _record(self, draft: Draft, path: str) -> list[ModuleCall]:
+        try:
+            return draft.record(path)
+        except AnalysisError as error:
+            error.write = (
+                f"{attrs.evolve(self, keep_shape=False)!r}, which checks no shape; or example=<an input>"
+            )
+            raise
 
     def _node(self, draft: Draft, site: Site) -> None:
         owner, node = site.owner or "", site.nodes[0]

@@ -154,7 +154,7 @@ class Instances(Selector):
             if name and isinstance(module, self.classes)
         }
         if not found:
-            present = sorted({literal(type(m)) for _, m in draft.modules()})
+            present = sorted({literal(type(m)) for name, m in draft.modules() if name})
             raise TargetError(
                 f"this model has no {self._classes()}",
                 found=plural(len(present), "class").replace("classs", "classes") + " of modules",
