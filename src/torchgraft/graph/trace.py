@@ -7,8 +7,7 @@ and calls without proxies go straight to the original.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
@@ -18,16 +17,11 @@ from torchgraft.errors import TraceError
 from torchgraft.graph import proxy as px
 from torchgraft.graph.arguments import argument
 from torchgraft.graph.evaluate import evaluate
-from torchgraft.graph.guard import baked, counted, guard, listed, passed_on
+from torchgraft.graph.guard import guard, listed
+from torchgraft.graph.inputs import Arguments, Hints, placeholders
 from torchgraft.graph.recording import Recording, recorded
 from torchgraft.graph.shadow import Shadows, mark
-from torchgraft.graph.whereabouts import (
-    cannot_follow,
-    check_forward,
-    line_of_forward,
-    names_asked_for_none,
-    traced_for,
-)
+from torchgraft.graph.whereabouts import cannot_follow, check_forward, line_of_forward, traced_for
 
 
 @attrs.frozen(eq=False)
@@ -45,11 +39,6 @@ class Traced:
     evaluate: fx.Graph
     constants: dict[str, object]
     inlined: frozenset[str]
-
-
-Arguments = tuple[tuple[object, ...], dict[str, object]]
-Hints = Mapping[str, object]
-_DATA = (torch.Tensor, tuple, list, dict)
 
 
 def trace_level(
@@ -140,7 +129,7 @@ class Tracer(fx.proxy.TracerBase):
         try:
             check_forward(self.source)
             with recorded(self._recording), self._recording:
-                args, kwargs = self._placeholders(shadow)
+                args, kwargs = placeholders(self, shadow)
                 output = shadow.forward(*args, **kwargs)
                 self.graph.output(self.create_arg(output))
             shadows.check_unwritten()
@@ -241,43 +230,6 @@ class Tracer(fx.proxy.TracerBase):
 
     # Inside --------------------------------------------------------------------------------
 
-    def _placeholders(self, shadow: nn.Module) -> tuple[list[object], dict[str, object]]:
-        args: list[object] = []
-        kwargs: dict[str, object] = {}
-        given = self.hints if self.example is None else bind(shadow.forward, *self.example)
-        asked = names_asked_for_none(self.source)
-        flowing: list[fx.Node] = []
-        settings: list[tuple[fx.Node, object, str]] = []
-        for parameter in inspect.signature(shadow.forward).parameters.values():
-            name, default, kind = parameter.name, parameter.default, parameter.kind
-            stars = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
-            default = () if stars else default
-            known = given.get(name, default)
-            node = self.graph.placeholder(stars + name, default_value=parameter.default)
-            self.values[node] = px.UNKNOWN if self.example is None else px.to_meta(known)
-            if stars:
-                settings.append((node, len(known) if isinstance(known, (tuple, dict)) else 0, name))
-                if stars == "*":
-                    args += [self.proxy(node)[i] for i in range(settings[-1][1])]  # type: ignore[index, call-overload]  # an integer
-                continue
-            passed: object = known
-            if known is parameter.empty or flows(known):
-                passed = self.proxy(node)
-                if name in asked:
-                    flowing.append(node)
-            else:
-                settings.append((node, known, name))
-            if kind is parameter.KEYWORD_ONLY:
-                kwargs[name] = passed
-            else:
-                args.append(passed)
-        for node, known, name in settings:
-            function = counted if node.target.startswith("*") else baked  # type: ignore[union-attr]  # a name
-            self.create_proxy("call_function", function, (self.proxy(node), known, name), {})
-        for node in flowing:
-            self.create_proxy("call_function", passed_on, (self.proxy(node), str(node.target)), {})
-        return args, kwargs
-
     def _listed(self, value: object) -> object:
         # An interpreter hands over the lists in a graph as immutable ones, and some modules
         # write into the lists they are given.
@@ -304,13 +256,3 @@ class Tracer(fx.proxy.TracerBase):
         name = f"_constant{len(self.constants)}"
         self.constants[name] = value
         return name
-
-
-def bind(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> Hints:
-    """Name the arguments of a call."""
-    return dict(inspect.signature(forward).bind(*args, **kwargs).arguments)
-
-
-def flows(value: object) -> bool:
-    """Tell whether an argument is data; modes, names and ``None`` are settings, which are baked in."""
-    return value is px.UNKNOWN or type(value) in (int, float) or isinstance(value, _DATA)
