@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--one")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--match", default="")
+    parser.add_argument("--not-timm", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", default="", help="the page to write")
     parser.add_argument("--json", default="", help="all details")
@@ -137,7 +138,11 @@ def main() -> None:
         return
     from zoo import classifiers, families
 
-    names = [n for n in (*classifiers(), *(f"timm/{n}" for n in families())) if chosen.match in n]
+    names = [
+        n
+        for n in (*classifiers(), *(f"timm/{n}" for n in families()))
+        if chosen.match in n and not (chosen.not_timm and n.startswith("timm/"))
+    ]
     rows = []
     with ThreadPoolExecutor(chosen.workers) as pool:
         for number, row in enumerate(pool.map(lambda n: in_process(n, chosen.only), names), 1):
@@ -147,8 +152,8 @@ def main() -> None:
                 flush=True,
             )
             rows.append(row)
-    if chosen.json:
-        Path(chosen.json).write_text(json.dumps(rows, indent=1))
+            if chosen.json:
+                Path(chosen.json).write_text(json.dumps(rows, indent=1))
     if chosen.out:
         Path(chosen.out).write_text(table(rows))
 

@@ -272,6 +272,20 @@ def test_none_where_data_was_is_refused():
         pipe(net(forward))(X, None)
 
 
+def test_a_child_that_returns_none_is_noticed():
+    class Maybe(nn.Module):
+        def forward(self, x):
+            return None if x.shape[1] == 4 else x
+
+    def forward(self, x):
+        extra = self.maybe(x)
+        return self.a(x) if extra is None else self.a(x) + extra
+
+    model = net(forward, lambda self: setattr(self, "maybe", Maybe()))
+    assert pipe(model, example=X)(X).equal(model(X))
+    assert inject("a", nn.Tanh)(model, example=X)(X).equal(model(X).tanh())
+
+
 def test_settings_that_callers_pass_are_followed():
     class Scaled(nn.Module):
         def __init__(self):

@@ -91,6 +91,21 @@ def passed_on(value: object, name: str) -> None:
 
 
 @fx.wrap
+def nothing(value: object, said: str) -> None:
+    """Raise when a step gives something where it gave ``None`` at tracing.
+
+    Raises:
+        SpecialisedError: it does.
+    """
+    if value is not None:
+        raise SpecialisedError(
+            f"{said}; a step that gave None then gives {type(value).__name__} now",
+            found="another branch of the forward",
+            write="trace(model, example=<an input of this kind>)",
+        )
+
+
+@fx.wrap
 def listed(*items: object) -> list[object]:
     """Make the list that a module is called with."""
     return list(items)

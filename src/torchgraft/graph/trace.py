@@ -7,7 +7,9 @@ and calls without proxies go straight to the original.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -17,11 +19,16 @@ from torchgraft.errors import TraceError
 from torchgraft.graph import proxy as px
 from torchgraft.graph.arguments import argument
 from torchgraft.graph.evaluate import evaluate
-from torchgraft.graph.guard import guard, listed
+from torchgraft.graph.guard import guard, listed, nothing
 from torchgraft.graph.inputs import Arguments, Hints, placeholders
 from torchgraft.graph.recording import Recording, recorded
 from torchgraft.graph.shadow import Shadows, mark
-from torchgraft.graph.whereabouts import cannot_follow, check_forward, line_of_forward, traced_for
+from torchgraft.graph.whereabouts import (
+    cannot_follow,
+    check_forward,
+    line_of_forward,
+    traced_for,
+)
 
 
 @attrs.frozen(eq=False)
@@ -127,7 +134,7 @@ class Tracer(fx.proxy.TracerBase):
         shadows = Shadows(self)
         shadow = shadows.of(self.source)
         try:
-            check_forward(self.source)
+            check_forward(self.source, has_values=self.example is not None)
             with recorded(self._recording), self._recording:
                 args, kwargs = placeholders(self, shadow)
                 output = shadow.forward(*args, **kwargs)
@@ -190,6 +197,24 @@ class Tracer(fx.proxy.TracerBase):
             with self._recording.paused():
                 self.values[node] = evaluate(node, self.values, self.source, training=self.mode)
         return node
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: fx.node.Target,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        *rest: Any,
+    ) -> fx.Proxy:
+        """Record a call; ``None`` is given back as it is, because a forward asks for it by identity."""
+        proxy = super().create_proxy(kind, target, args, kwargs, name, *rest)
+        if self.values.get(proxy.node, px.UNKNOWN) is not None:
+            return proxy
+        if kind != "call_function" or target is operator.getitem:
+            said = traced_for(self.source, self.path, self.values)
+            self.graph.call_function(nothing, (proxy.node, said))
+        return None  # type: ignore[return-value]  # stands for itself
 
     def create_arg(self, a: object) -> fx.node.Argument:
         """Turn a value of the forward into an argument of a node."""

@@ -72,12 +72,15 @@ def line_of_forward() -> tuple[str, int]:
     return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
 
 
-def check_forward(module: nn.Module) -> None:
-    """Refuse a forward that was replaced on the instance by a function of something else.
+def check_forward(module: nn.Module, *, has_values: bool) -> None:
+    """Check, before a forward is followed, what its proxies could not notice.
 
     Raises:
-        UnfollowableError: it was; a method bound to the module itself is fine.
+        UnfollowableError: it was replaced on the instance by a function of something else.
+        NeedsValues: it compares a value that it computes with ``None``.
     """
+    if not has_values and compares_with_none(module):
+        raise NeedsValues
     own = vars(module).get("forward")
     if own is not None and getattr(own, "__self__", None) is not module:
         raise UnfollowableError("its forward was replaced on the instance")
@@ -87,6 +90,15 @@ def names_asked_for_none(module: nn.Module) -> frozenset[str]:
     """Name the local variables that a forward compares with ``None``, which no proxy can answer."""
     code = getattr(type(module).forward, "__code__", None)
     return _asked_for_none(code) if code is not None else frozenset()
+
+
+def compares_with_none(module: nn.Module) -> bool:
+    """Tell whether a forward compares a value that it computed with ``None``."""
+    code = getattr(type(module).forward, "__code__", None)
+    if code is None:
+        return False
+    count = code.co_argcount + code.co_kwonlyargcount
+    return bool(_asked_for_none(code) - set(code.co_varnames[:count]))
 
 
 @functools.lru_cache(maxsize=4096)
