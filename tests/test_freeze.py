@@ -85,6 +85,14 @@ def test_tied_parameters_are_held_under_all_names():
     assert result[1].bias.requires_grad
 
 
+def test_two_stars_are_the_root_too():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.scale = nn.Parameter(torch.ones(1))
+    assert pipe(model, freeze("*")).scale.requires_grad
+    assert not pipe(model, freeze("**")).scale.requires_grad
+    assert pipe(model, freeze("**"), unfreeze("**")).scale.requires_grad
+
+
 def test_an_operation_cannot_be_frozen(small):
     with pytest.raises(TargetError, match="has no parameters"):
         pipe(small, freeze("stage.0.add"))

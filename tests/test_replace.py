@@ -55,6 +55,19 @@ def test_a_new_shape_on_purpose_and_at_the_output(images):
     assert head.eval()(images).shape == (2, 10)
 
 
+def test_the_whole_is_checked_when_a_shape_is_changed_on_purpose():
+    with pytest.raises(ShapeError) as caught:
+        pipe(resnet18(), replace("layer1", nn.Conv2d(64, 32, 1), keep_shape=False))
+    assert "does not run on (n 3 224 224)" in caught.value.summary
+    assert "in layer2.0.conv1, a Conv2d" in caught.value.found
+    both = pipe(
+        resnet18(),
+        replace("layer1", nn.Conv2d(64, 32, 1), keep_shape=False),
+        replace("layer2", nn.Conv2d(32, 128, 1, stride=2), keep_shape=False),
+    )
+    assert both.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
 def test_one_operation_by_node_name(small, images):
     result = pipe(small, replace("relu", nn.SiLU))  # the functional one behind the stem
     assert "relu" in result._modules

@@ -143,6 +143,7 @@ def pipe(
         for number, step in enumerate(steps, 1):
             try:
                 draft.changed()
+                draft.steps.append(repr(step))
                 step._edit(draft)
             except GraftError as error:
                 _explain(error, step, number, len(steps))

@@ -23,6 +23,7 @@ class Edit(Transform):
 
     def _edit(self, draft: Draft) -> None:
         self.function(draft)
+        draft.reshaped = True
 
     def __repr__(self) -> str:
         return f"edit({function_name(self.function)}, name={literal(self.said)})"
@@ -32,8 +33,8 @@ class Edit(Transform):
 def edit(function: Callable[[Draft], None], *, name: str) -> Edit:
     """Make a transform from a function that edits the draft in place.
 
-    The draft is a private clone, so the model is safe; what the function does is not
-    checked. Such a step is equal to itself alone and cannot be written to a file.
+    The draft is a private clone, so the model is safe; the result is checked to run on what
+    the model runs on. Such a step is equal to itself alone and cannot be written to a file.
 
     Args:
         function: gets the draft: ``draft.get(path)``, ``draft.open(path)``,

@@ -57,6 +57,7 @@ class Unfreeze(Transform):
 def freeze(target: Target, *, norm_stats: bool = True) -> Freeze:
     """Hold the parameters of a target; ``.train()`` does not thaw them.
 
+    ``"*"`` is every child of the model, ``"**"`` also the parameters of its root.
     Order decides: blocks added to a frozen target later are trainable. Tied parameters are
     held under all their names. Dropout and stochastic depth keep following ``.train()``.
 
@@ -110,6 +111,8 @@ def keeps_statistics(module: nn.Module) -> bool:
 
 
 def _modules(target: Selector, draft: Draft) -> Iterator[nn.Module]:
+    if target.covers_root():
+        yield draft.root
     for site in target.find(draft):
         if not site.is_module:
             raise TargetError(

@@ -42,6 +42,7 @@ class Replace(Transform):
     keep_weights: bool = attrs.field(kw_only=True, default=False)
 
     def _edit(self, draft: Draft) -> None:
+        draft.reshaped |= not self.keep_shape
         for site in _once(outermost(self.target.find(draft)), draft):
             if site.is_module:
                 self._module(draft, site.path)

@@ -8,17 +8,18 @@ import attrs
 import torch
 from torch import fx, nn
 
-from torchgraft.errors import AnalysisError, TargetError, TraceError
+from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.level import Level, make_level, traced_of
-from torchgraft.graph.probe import Example, arguments_of
+from torchgraft.graph.probe import Example, arguments_of, probe
 from torchgraft.graph.proxy import UNKNOWN, holds_node
-from torchgraft.graph.run import ModuleCall
+from torchgraft.graph.run import ModuleCall, run_on_meta
 from torchgraft.graph.runs import Runs
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
+from torchgraft.spec import shape_text
 
 EXAMPLE = "_torchgraft_example"
 
@@ -53,6 +54,8 @@ class Draft(Tree):
         self.opened: list[str] = []
         self.unfollowed: TraceError | None = None
         self.reshaped = False
+        self.steps: list[str] = []
+        self._source = model
         self._traced: dict[int, Traced | TraceError] = {}
         self._dirty: dict[int, Level] = {}
         self._index: dict[str, dict[str, list[Call]]] = {}
@@ -173,9 +176,29 @@ class Draft(Tree):
             self.unfollowed = error
         self.order()
         self._compile()
+        if self.reshaped:
+            self._check_shapes()
         if self.example is not None:
             vars(self.root)[EXAMPLE] = _meta_example(self.example)
         return self.root
+
+    def _check_shapes(self) -> None:
+        """Run the edited model on what the original runs on, where that is known."""
+        try:
+            taken = probe(self._source, self.example).calls[-1]
+        except AnalysisError:
+            return  # a model that does not run on meta tensors cannot be checked on them
+        try:
+            run_on_meta(self.root, taken.args, taken.kwargs, training=False)
+        except Exception as error:
+            raise ShapeError(
+                f"the edited model does not run on {shape_text(taken.args)}, on which the original runs",
+                asked=" >> ".join(self.steps),
+                found="; ".join(
+                    [f"{type(error).__name__}: {str(error).splitlines()[0]}", *error.__notes__[:1]]
+                ),
+                write="an edit that keeps the shape, or one more edit where the new shape goes",
+            ) from error
 
     def rerun(self) -> None:
         """Forget what runs told; the next one is of the model as edited so far."""

@@ -87,8 +87,12 @@ class _Recorder:
         forward: Callable[..., object] = shadow.forward
         # Containers are copied: a caller may go on to fill the list that it passed.
         given = cast("tuple[object, ...]", to_meta(args)), cast("dict[str, object]", to_meta(kwargs))
-        output = forward(*args, **kwargs)
         me = mark(shadow)
+        try:
+            output = forward(*args, **kwargs)
+        except Exception as error:
+            error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
+            raise
         self.calls.append(ModuleCall(me.path, me.source, *given, to_meta(output)))
         return output
 

@@ -51,6 +51,10 @@ class Selector:
         """
         raise NotImplementedError(type(self).__name__)
 
+    def covers_root(self) -> bool:
+        """Tell whether the whole model is meant, with what hangs on its root."""
+        return False
+
     def written(self) -> str:
         """Write the selector as an argument: without ``at`` where what it is made from will do."""
         return repr(self)
@@ -132,6 +136,10 @@ class Glob(Selector):
             )
         return found
 
+    def covers_root(self) -> bool:
+        """Tell whether the pattern is that of everything at any depth."""
+        return self.pattern == "**"
+
     def written(self) -> str:
         """Write the pattern alone."""
         return literal(self.pattern)
@@ -182,6 +190,10 @@ class Union(Selector):
     def find(self, draft: Draft) -> list[Site]:
         """Return the sites of the parts, each site once."""
         return list({site.path: site for part in self.parts for site in part.find(draft)}.values())
+
+    def covers_root(self) -> bool:
+        """Tell whether one of the parts means the whole model."""
+        return any(part.covers_root() for part in self.parts)
 
     def __repr__(self) -> str:
         first, *others = self.parts
