@@ -56,6 +56,7 @@ def wrap(target: Target, block: BlockLike, *, name: str | None = None) -> Wrap:
     A container is opened and the block becomes its last child (``layer4.se``), so an
     original checkpoint still loads with only the new keys missing. A layer is wrapped where
     it is called, and the block is registered beside it (``conv1_se``), one for all its calls.
+    Wrapped again, a container runs the new block last; a layer runs it first, next to itself.
 
     Args:
         target: path, glob, module class, node name, or a selector.

@@ -158,17 +158,19 @@ def _permute(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | No
 
 
 def _transpose(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
-    fact = search.first(owner, node, depth)
-    pair = {*node.args[1:3], *(node.kwargs.get(k) for k in ("dim0", "dim1") if k in node.kwargs)}
-    if fact is None or pair not in ({1, 2}, {-1, -2}, {1, -1}):
+    fact, source = search.first(owner, node, depth), node.args[0]
+    named = [node.kwargs[key] for key in ("dim0", "dim1", "axis0", "axis1") if key in node.kwargs]
+    pair = [d for d in (*node.args[1:3], *named) if isinstance(d, int)]
+    if fact is None or len(pair) != 2 or not isinstance(source, fx.Node):
         return None
-    if pair == {1, 2}:  # tokens, most of the time: with more axes, the last one stays where it is
-        source = node.args[0]
-        rank = len(search.shape(owner, source) or ()) if isinstance(source, fx.Node) else 0
-        if rank == 3:
-            return attrs.evolve(fact, axis=1 if fact.axis == -1 else -1)
-        return fact if fact.axis == -1 else None
-    return attrs.evolve(fact, axis=1 if fact.axis == -1 else -1) if pair == {1, -1} else None
+    if fact.axis == -1 and max(pair) < -1:  # axes before the last, however many there are
+        return fact
+    rank = len(search.shape(owner, source) or ())
+    if not rank:
+        return None
+    one, other = (d % rank for d in pair)
+    axis = {one: other, other: one}.get(fact.axis % rank, fact.axis % rank)
+    return attrs.evolve(fact, axis=-1 if axis == rank - 1 else axis)
 
 
 def _cat(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
@@ -254,6 +256,6 @@ RULES: dict[str, Rule] = {
     "permute": _permute,
     **dict.fromkeys(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
     **dict.fromkeys(("reshape_as", "view_as", "expand_as"), _like),
-    "transpose": _transpose,
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
     "getitem": _getitem,
 }  # fmt: skip
