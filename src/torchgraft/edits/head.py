@@ -158,6 +158,10 @@ def _drop_before(draft: Draft, path: str, probability: float) -> None:
         child = relative(path, owner)
         name = draft.fresh(owner, f"{child.replace('.', '_')}_dropout")
         level = draft.open(owner)
+        before_it = level._modules.get(f"{child.replace('.', '_')}_dropout")
+        if isinstance(before_it, nn.Dropout):  # of an earlier head
+            before_it.p = probability
+            continue
         draft.place(owner, name, nn.Dropout(probability).train(level.training))
         for edge in edges:
             edge.insert(name, channels_last=False)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
+from collections import OrderedDict
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -33,13 +38,15 @@ def check_model(model: object) -> None:
         for base in type(model).__mro__
     ):
         _refuse(model, "is sharded over processes", "pipe(<the module before sharding>, ...)")
+    own = {id(module) for module in model.modules()}
     for path, module in model.named_modules():
-        forward = vars(module).get("forward")
-        if any(_is_bound(cell.cell_contents) for cell in getattr(forward, "__closure__", None) or ()):
+        for name, function in _functions(module):
+            if not any(_is_bound(value, own) for value in _held_by(function)):
+                continue
             raise ModelError(
-                f"the forward of {path or 'the root'} was replaced by a function that holds the model",
-                found=function_name(forward) if callable(forward) else "",
-                write="model.forward = types.MethodType(<a function of self and the inputs>, model)",
+                f"{name} of {path or 'the root'} is a function that holds the model, and a copy would use it",
+                found=function_name(function),
+                write=f"model.{name} = types.MethodType(<a function of self and the inputs>, model)",
             )
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
@@ -50,8 +57,23 @@ def check_model(model: object) -> None:
                 )
 
 
-def _is_bound(value: object) -> bool:
-    return isinstance(value, nn.Module) or isinstance(getattr(value, "__self__", None), nn.Module)
+def _functions(module: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
+    """Yield the plain functions that hang on a module: attributes and hooks."""
+    for name, value in vars(module).items():
+        if isinstance(value, types.FunctionType) and name != "_compiled_call_impl":
+            yield name, value
+        elif isinstance(value, OrderedDict) and "hooks" in name:
+            yield from ((name, hook) for hook in value.values() if isinstance(hook, types.FunctionType))
+
+
+def _held_by(function: types.FunctionType) -> Iterator[object]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a name that is not bound yet
+            yield cell.cell_contents
+
+
+def _is_bound(value: object, own: set[int]) -> bool:
+    return id(value) in own or id(getattr(value, "__self__", None)) in own
 
 
 def _refuse(model: nn.Module, why: str, write: str) -> None:

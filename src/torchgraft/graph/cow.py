@@ -66,6 +66,8 @@ class TensorCloner:
                 clone = nn.Buffer(clone, persistent=getattr(tensor, "persistent", True))
         for name, value in vars(tensor).items():
             setattr(clone, name, self._value(value))
+        for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values():
+            clone.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch's own
         for hook in (tensor._backward_hooks or {}).values():
             clone.register_hook(hook)  # type: ignore[no-untyped-call]  # torch's own
         return clone

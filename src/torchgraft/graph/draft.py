@@ -8,18 +8,18 @@ import attrs
 import torch
 from torch import fx, nn
 
-from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
+from torchgraft.errors import AnalysisError, TargetError, TraceError
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.level import Level, make_level, traced_of
-from torchgraft.graph.probe import Example, arguments_of, probe
+from torchgraft.graph.probe import Example, arguments_of
 from torchgraft.graph.proxy import UNKNOWN, holds_node
-from torchgraft.graph.run import ModuleCall, run_on_meta
+from torchgraft.graph.run import ModuleCall
 from torchgraft.graph.runs import Runs
+from torchgraft.graph.sealing import check_names, check_runs
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
-from torchgraft.spec import shape_text
 
 EXAMPLE = "_torchgraft_example"
 
@@ -175,30 +175,14 @@ class Draft(Tree):
         except TraceError as error:
             self.unfollowed = error
         self.order()
+        for level in self._dirty.values():
+            check_names(level)
         self._compile()
         if self.reshaped:
-            self._check_shapes()
+            check_runs(self.root, self._source, self.example, self.steps)
         if self.example is not None:
             vars(self.root)[EXAMPLE] = _meta_example(self.example)
         return self.root
-
-    def _check_shapes(self) -> None:
-        """Run the edited model on what the original runs on, where that is known."""
-        try:
-            taken = probe(self._source, self.example).calls[-1]
-        except AnalysisError:
-            return  # a model that does not run on meta tensors cannot be checked on them
-        try:
-            run_on_meta(self.root, taken.args, taken.kwargs, training=False)
-        except Exception as error:
-            raise ShapeError(
-                f"the edited model does not run on {shape_text(taken.args)}, on which the original runs",
-                asked=" >> ".join(self.steps),
-                found="; ".join(
-                    [f"{type(error).__name__}: {str(error).splitlines()[0]}", *error.__notes__[:1]]
-                ),
-                write="an edit that keeps the shape, or one more edit where the new shape goes",
-            ) from error
 
     def rerun(self) -> None:
         """Forget what runs told; the next one is of the model as edited so far."""

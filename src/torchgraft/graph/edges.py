@@ -60,7 +60,17 @@ class Edge:
 
 
 def after(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
-    """Return the edge from a node to all its users."""
+    """Return the edge from a node to all its users.
+
+    Raises:
+        TargetError: nothing takes the value, so nothing behind it would show.
+    """
+    if not node.users:
+        raise TargetError(
+            f"nothing takes the value of {node.name!r} in {owner or 'the root'}",
+            found="a call for its effect alone, such as an operation in place",
+            write="a target whose value is used",
+        )
     return Edge(owner, graph, node, tuple(node.users))
 
 
@@ -73,7 +83,7 @@ def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
     sources = node.all_input_nodes
     if not sources:
         raise TargetError(f"{node.name!r} takes no value, so nothing can come before it")
-    if isinstance(node.args[0], (list, tuple)) and len(sources) > 1:
+    if node.args and isinstance(node.args[0], (list, tuple)) and len(sources) > 1:
         raise TargetError(
             f"{node.name!r} takes {len(sources)} values, so it is open which one is meant",
             found=", ".join(source.name for source in sources),
@@ -113,9 +123,22 @@ def around(calls: list[Call], side: Callable[[str, fx.Graph, fx.Node], Edge]) ->
 def called(draft: Draft, path: str) -> bool:
     """Tell whether a forward calls the module, and not its children one by one."""
     try:
-        return bool(draft.calls(path))
+        calls = draft.calls(path)
     except TargetError:
         return False
+    owner = calls[0].owner
+    prefix = relative(path, owner) + "."
+    for graph in draft.graphs(owner):
+        called_here = any(call.graph is graph for call in calls)
+        if not called_here and any(
+            n.op == "call_module" and str(n.target).startswith(prefix) for n in graph.nodes
+        ):
+            raise TargetError(
+                f"{path!r} is called in one mode, and its children one by one in the other",
+                found=f"both in {owner or 'the root'}",
+                write=f'a target inside it: "{path}.<a child>"',
+            )
+    return True
 
 
 def exits(draft: Draft, path: str) -> list[Edge]:

@@ -175,6 +175,8 @@ def _transpose(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | 
 
 def _cat(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if isinstance(dim, int) and dim < -1:
+        dim %= len(search.shape(owner, node) or range(-dim))
     parts = [search.back(owner, part, depth + 1) for part in node.all_input_nodes]
     first = next((p for p in parts if p is not None), None)
     if first is None or dim != first.axis:

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torchgraft.errors import TraceError
 from torchgraft.graph.clone import copy_graph
 from torchgraft.graph.guard import same_mode
+from torchgraft.graph.modes import enter, unwinding
 from torchgraft.graph.proxy import rebuilt
 from torchgraft.graph.trace import Traced
 
@@ -57,15 +58,20 @@ class Level(fx.GraphModule):
     def recompile(self) -> fx.graph.PythonCode:
         """Generate the forward from the graphs."""
         if self._train_graph is self._graph:
-            return super().recompile()
+            return self._generated()
         evaluation, cls = self._graph, type(self)
         self._graph = self._train_graph
-        super().recompile()
+        self._generated()
         train_forward = cls.forward
         self._graph = evaluation
+        code = self._generated()
+        cls.forward = _by_mode(train_forward, cls.forward, self._inlined)
+        return code
+
+    def _generated(self) -> fx.graph.PythonCode:
         code = super().recompile()
-        cls._forward_train, cls._forward_eval = train_forward, cls.forward  # type: ignore[attr-defined]  # class of this instance alone
-        cls.forward = _by_mode(cls.forward, self._inlined)
+        if any(node.target is enter for node in self._graph.nodes):
+            type(self).forward = unwinding(type(self).forward)
         return code
 
     def _recompile_submodules(self) -> list[tuple[str, fx.graph.PythonCode]]:
@@ -135,7 +141,10 @@ def make_level(module: nn.Module, traced: Traced, path: str) -> Level:
         TraceError: a child or tensor has a name that a GraphModule needs.
     """
     cls = level_class(type(module))
+    own = {name for base in type(module).__mro__ if not issubclass(nn.Module, base) for name in vars(base)}
     taken = {*module._modules, *module._parameters, *module._buffers} & (_RESERVED | set(_TEMPLATE))
+    if not isinstance(module, fx.GraphModule):
+        taken |= {*vars(module), *own} & {name for name in _RESERVED if not name.startswith("__")}
     if taken:
         raise TraceError(
             f"{type(module).__name__} at {path!r} uses the name {min(taken)!r}, which a GraphModule needs",
@@ -184,13 +193,15 @@ def _ready(level: Level) -> Level:
     return level
 
 
-def _by_mode(evaluation: Callable[..., object], inlined: frozenset[str]) -> Callable[..., object]:
+def _by_mode(
+    train: Callable[..., object], evaluation: Callable[..., object], inlined: frozenset[str]
+) -> Callable[..., object]:
     def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202 - the signature is that of the module
         for path in inlined:
             same_mode(self.get_submodule(path).training, self.training, path)
         if self.training:
-            return self._forward_train(*args, **kwargs)
-        return self._forward_eval(*args, **kwargs)
+            return train(self, *args, **kwargs)
+        return evaluation(self, *args, **kwargs)
 
     forward.__signature__ = inspect.signature(evaluation)  # type: ignore[attr-defined]  # read by inspect
     return forward
@@ -216,7 +227,15 @@ def _rows(graph: fx.Graph) -> list[tuple[object, ...]]:
     """Write a graph as rows, which pickle without deep recursion."""
     ref = cast("Callable[[fx.Node], fx.node.Argument]", lambda node: _Ref(node.name))
     return [
-        (n.op, n.name, n.target, fx.map_arg(n.args, ref), fx.map_arg(n.kwargs, ref), n.type)
+        (
+            n.op,
+            n.name,
+            n.target,
+            fx.map_arg(n.args, ref),
+            fx.map_arg(n.kwargs, ref),
+            n.type,
+            n.meta.get("line"),
+        )
         for n in graph.nodes
     ]
 
@@ -237,6 +256,7 @@ def _graph(rows: object) -> fx.Graph:
             return slice(back(value.start), back(value.stop), back(value.step))
         return value
 
-    for op, name, target, args, kwargs, type_expr in rows:  # type: ignore[attr-defined]  # a list of rows
+    for op, name, target, args, kwargs, type_expr, line in rows:  # type: ignore[attr-defined]  # a list of rows
         made[name] = graph.create_node(op, target, back(args), back(kwargs), name, type_expr)  # type: ignore[arg-type]  # rows come from a graph
+        made[name].meta["line"] = line
     return graph

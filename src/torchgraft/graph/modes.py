@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -16,7 +18,7 @@ _CONTEXTS: dict[str, type[AbstractContextManager[object]]] = {
 
 
 class Entered:
-    """A block that was entered; it is left at the latest when nobody holds it any more.
+    """A block that was entered and has to be left.
 
     Args:
         context: the context manager.
@@ -31,9 +33,6 @@ class Entered:
         context, self._context = self._context, None
         if context is not None:
             context.__exit__(None, None, None)
-
-    def __del__(self) -> None:
-        self.leave()  # an exception in the block skips the step that leaves it
 
 
 @fx.wrap
@@ -56,3 +55,20 @@ def settings_of(context: object) -> tuple[str, tuple[object, ...]] | None:
         return "inference_mode", (context.mode,)
     name = type(context).__name__
     return (name, ()) if name in _CONTEXTS else None
+
+
+def unwinding(forward: Callable[..., object]) -> Callable[..., object]:
+    """Make a generated forward leave the blocks it is in when something raises."""
+
+    @functools.wraps(forward)
+    def unwound(*args: object, **kwargs: object) -> object:
+        try:
+            return forward(*args, **kwargs)
+        except BaseException as error:
+            inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            held = inner.tb_frame.f_locals.values() if inner is not None else ()
+            for entered in reversed([value for value in held if isinstance(value, Entered)]):
+                entered.leave()
+            raise
+
+    return unwound

@@ -43,7 +43,7 @@ def nodes_named(draft: Draft, owner: str, name: str) -> tuple[fx.Node, ...]:
     if len(lines) > 1:
         raise TargetError(
             f"{name!r} is one operation in training and another in evaluation",
-            found=", ".join(sorted(f"{file}:{line}" for file, line in lines)),
+            found=", ".join(sorted(f"{calls[0][0]}:{calls[0][1]}" for calls in lines if calls)),
             write="a target that both modes have in common",
         )
     return nodes

@@ -28,8 +28,8 @@ class NeedsValues(BaseException):
     """Stop a trace whose forward decides on values; no forward may catch it by accident."""
 
 
-class UnfollowableError(TypeError):
-    """Stop a trace whose forward does what a graph cannot do."""
+class UnfollowableError(BaseException):
+    """Stop a trace whose forward does what a graph cannot do; no forward may catch it by accident."""
 
 
 class Decider(Protocol):

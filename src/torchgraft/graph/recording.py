@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import random
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
-from torchgraft.graph import modes
 from torchgraft.graph import proxy as px
+from torchgraft.graph.modes import enter as enter_block
+from torchgraft.graph.modes import leave as leave_block
 from torchgraft.graph.modes import settings_of
 
 _LOCK = threading.RLock()
@@ -33,7 +36,7 @@ _ACTIVE: list[tuple[int, Recording]] = []
 class Recording(TorchFunctionMode):
     """Record every torch function that takes or makes tensors."""
 
-    def __init__(self, tracer: fx.proxy.TracerBase) -> None:
+    def __init__(self, tracer: Any) -> None:
         super().__init__()
         self.tracer = tracer
         self._paused = False
@@ -75,7 +78,7 @@ class Recording(TorchFunctionMode):
         self._state = _state()
         if found is not None:
             name, settings = found
-            token = self.tracer.create_proxy("call_function", modes.enter, (name, *settings), {})
+            token = self.tracer.create_proxy("call_function", enter_block, (name, *settings), {})
             self._blocks.append((context, token))
         return entered
 
@@ -87,7 +90,7 @@ class Recording(TorchFunctionMode):
         if self._blocks and self._blocks[-1][0] is context:
             _, token = self._blocks.pop()
             if raised[0] is None:
-                self.tracer.create_proxy("call_function", modes.leave, (token,), {})
+                self.tracer.create_proxy("call_function", leave_block, (token,), {})
         return answer
 
     def refuses(self) -> bool:
@@ -96,14 +99,16 @@ class Recording(TorchFunctionMode):
 
 
 _is_grad_enabled = torch.is_grad_enabled
+_is_inference_mode_enabled = torch.is_inference_mode_enabled
+_is_autocast_enabled = torch.is_autocast_enabled
 
 
 def _state() -> tuple[bool, ...]:
     return (
         _is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
+        _is_inference_mode_enabled(),
+        _is_autocast_enabled("cpu"),
+        _is_autocast_enabled("cuda"),
     )
 
 
@@ -128,6 +133,7 @@ def recorded(recording: Recording) -> Iterator[None]:
     with _LOCK:
         registered = getattr(fx._symbolic_trace, "_wrapped_fns_to_patch", {})
         places = [(names, name, False) for (_, name), names in registered.items() if name in names]
+        places += _imported(recording.tracer.source)
         before = [(names, name, names[name], refused) for names, name, refused in (*places, *_always())]
         _ACTIVE.append((threading.get_ident(), recording))
         classes = [(cls, cls.__enter__, cls.__exit__) for cls in _BLOCKS]
@@ -136,13 +142,25 @@ def recorded(recording: Recording) -> Iterator[None]:
                 cls.__enter__, cls.__exit__ = _block(enter, leave)
             for names, name, function, refused in before:
                 names[name] = _stand_in(function, refused)
+            torch.autograd.Function.apply = _apply
             yield
         finally:
             for names, name, function, _ in before:
                 names[name] = function
             for cls, enter, leave in classes:
                 cls.__enter__, cls.__exit__ = enter, leave
+            torch.autograd.Function.apply = _APPLY
             _ACTIVE.pop()
+
+
+_APPLY = vars(torch.autograd.Function)["apply"]
+
+
+@classmethod  # type: ignore[misc]  # takes the place of one
+def _apply(cls: Any, *args: object, **kwargs: object) -> object:
+    if _recording_here() is not None:
+        raise px.UnfollowableError(f"it applies the autograd function {cls.__name__}")
+    return _APPLY.__get__(None, cls)(*args, **kwargs)
 
 
 _BLOCKS: tuple[Any, ...] = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
@@ -175,16 +193,28 @@ def _always() -> Iterator[tuple[dict[str, object], str, bool]]:
     yield from _KNOWN
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
-        yield from ((vars(numpy), name, True) for name in _DRAWS if hasattr(numpy, name))
+        yield from ((vars(numpy), name, True) for name in _bound_to(numpy, "RandomState"))
 
 
-_DRAWS = ("rand", "randn", "random", "uniform", "normal", "randint", "choice", "permutation", "shuffle")
-_SEEDED = [
-    n for n, value in vars(random).items() if isinstance(getattr(value, "__self__", None), random.Random)
-]
+def _bound_to(module: types.ModuleType, kind: str) -> list[str]:
+    return [n for n, value in vars(module).items() if type(getattr(value, "__self__", None)).__name__ == kind]
+
+
+def _imported(source: nn.Module) -> Iterator[tuple[dict[str, object], str, bool]]:
+    """Yield what a forward imported by name and must not call."""
+    forward = inspect.unwrap(type(source).forward)
+    names = getattr(forward, "__globals__", {})
+    refused = [space[name] for space, name, is_refused in _always() if is_refused]
+    for name in getattr(getattr(forward, "__code__", None), "co_names", ()):
+        if any(names.get(name) is function for function in refused):
+            yield names, name, True
+
+
 _KNOWN: list[tuple[dict[str, object], str, bool]] = [
     *((vars(math), name, False) for name, value in vars(math).items() if callable(value)),
-    *((vars(random), name, True) for name in _SEEDED),
+    *((vars(random), name, True) for name in _bound_to(random, "Random")),
+    *((vars(torch.random), name, True) for name in ("manual_seed", "seed", "fork_rng", "set_rng_state")),
+    *((vars(torch), name, True) for name in ("is_autocast_enabled", "is_inference_mode_enabled")),
     *((vars(torch), function.__name__, False) for function in _FACTORIES),
     *((vars(torch), name, True) for name in ("is_grad_enabled", "manual_seed")),
     (vars(torch), "is_tensor", False),

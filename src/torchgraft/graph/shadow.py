@@ -7,8 +7,9 @@ Children become shadows when they are reached, not before.
 
 from __future__ import annotations
 
+import copy
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -49,6 +50,8 @@ class Shadows:
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher
         self._made: dict[int, nn.Module] = {}
+        self._paths: dict[int, str] = {}
+        self._root: nn.Module | None = None
 
     def of(self, source: nn.Module, path: str = "") -> nn.Module:
         """Return the shadow of a module that stands at a path.
@@ -63,6 +66,7 @@ class Shadows:
         known = self._made.get(id(source))
         if known is not None:
             return known
+        self._root = self._root or source
         shadow: nn.Module = object.__new__(_watched(type(source)))
         held, me = shadow.__dict__, Mark(self, path, source)
         for name, value in source.__dict__.items():
@@ -86,10 +90,13 @@ class Shadows:
         Raises:
             UnfollowableError: it did.
         """
-        for shadow in self._made.values():
+        for shadow in list(self._made.values()):
             me = mark(shadow)
+            for store, made in me.tensors.items():
+                if list(made) != list(me.source.__dict__[store]):
+                    raise UnfollowableError(f"it writes into {store} of the module")
             for name, value in me.source.__dict__.items():
-                if type(value) in _CONTAINERS and name not in _STORES and "hooks" not in name:
+                if isinstance(value, _CONTAINERS) and name not in _STORES and "hooks" not in name:
                     copied = shadow.__dict__.get(name)
                     if not _same(value, copied):
                         where = f"{me.path}.{name}".lstrip(".")
@@ -99,23 +106,47 @@ class Shadows:
         # Containers are copied: some models keep caches in them.
         if isinstance(value, torch.Tensor):
             return self.watcher.convert(value)
+        if isinstance(value, nn.Module):
+            path = self._registered(value)
+            return value if path is None else self.of(value, path)
         if isinstance(value, dict) and type(value) in (dict, OrderedDict):
             return type(value)((key, self._value(item)) for key, item in value.items())
-        if type(value) is list:
-            return [self._value(item) for item in value]
-        return set(value) if isinstance(value, set) and type(value) is set else value
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+            return type(value)([self._value(item) for item in value])
+        if isinstance(value, _CONTAINERS):
+            return copy.copy(value)
+        return _Draws() if type(value).__name__ in _GENERATORS else value
+
+    def _registered(self, module: nn.Module) -> str | None:
+        if not self._paths and self._root is not None:
+            self._paths = {id(m): path for path, m in self._root.named_modules()}
+        return self._paths.get(id(module))
+
+
+class _Draws:
+    """Stand for a generator of random numbers, whose draws a graph would fix for ever."""
+
+    def __getattr__(self, name: str) -> object:
+        raise UnfollowableError(f"it calls {name} of a generator of random numbers")
+
+
+_GENERATORS = ("Random", "RandomState")
 
 
 _STORES = ("_parameters", "_buffers", "_modules")
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS: tuple[type, ...] = (dict, OrderedDict, list, set, deque, bytearray)
 
 
 def _same(one: object, other: object) -> bool:
+    if isinstance(one, nn.Module) and isinstance(other, nn.Module) and _MARK in other.__dict__:
+        return mark(other).source is one
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     if type(one) is not type(other) or not isinstance(one, _CONTAINERS):
-        return one is other
+        return one is other or (isinstance(one, (int, float, str)) and one == other)
     if isinstance(one, dict) and isinstance(other, dict):
         return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
+    if isinstance(one, (list, deque)) and isinstance(other, (list, deque)):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     return one == other
 
@@ -169,8 +200,7 @@ def _getattr(self: nn.Module, name: str) -> object:
 
 
 def _setattr(self: nn.Module, name: str, value: object) -> None:
-    if name != "training":
-        mark(self).family.watcher.assign(self, name, value)
+    mark(self).family.watcher.assign(self, name, value)
     self.__dict__[name] = value
 
 
@@ -207,5 +237,5 @@ _BODY: dict[str, object] = {
     "_parameters": property(lambda self: _tensors(self, "_parameters")),
     "_buffers": property(lambda self: _tensors(self, "_buffers")),
     "_modules": property(_children),
-    "training": property(_training, lambda self, mode: self.__dict__.__setitem__("training", mode)),
+    "training": property(_training, lambda self, mode: _setattr(self, "training", mode)),
 }

@@ -142,7 +142,7 @@ class Tracer(fx.proxy.TracerBase):
             shadows.check_unwritten()
         except (px.NeedsValues, TraceError):
             raise
-        except Exception as error:
+        except (Exception, px.UnfollowableError) as error:
             if self.example is None and not isinstance(error, px.UnfollowableError):
                 raise px.NeedsValues from error  # a second look, with values, may follow it
             raise cannot_follow(error, self.source, self.path) from error
@@ -179,6 +179,8 @@ class Tracer(fx.proxy.TracerBase):
     def assign(self, shadow: nn.Module, name: str, value: object) -> None:
         """Refuse a write that the graph would lose."""
         held = mark(shadow).source.__dict__
+        if name == "training" and value is held[name]:
+            return
         if px.is_proxy(value) or name not in held or not (value is held[name] or value == held[name]):
             raise px.UnfollowableError(f"it writes {name!r} on the module")
 
@@ -192,7 +194,7 @@ class Tracer(fx.proxy.TracerBase):
         """Record a node, the line that made it and, where examples are known, its value."""
         self._recording.check_state()
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta["line"] = line_of_forward()
+        node.meta["line"] = line_of_forward(Tracer.run.__code__)
         if self.example is not None and kind.startswith("call"):
             with self._recording.paused():
                 self.values[node] = evaluate(node, self.values, self.source, training=self.mode)

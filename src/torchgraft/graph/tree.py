@@ -134,7 +134,8 @@ class Tree:
             followers: dict[str, list[str]] = {}
             for anchor, name in moves:
                 followers.setdefault(anchor, []).append(name)
-            held, moved = dict(level._modules), {name for _, name in moves}
+            held = dict(level._modules)
+            moved = {name for anchor, name in moves if anchor in held}
             level._modules.clear()
             waiting = [name for name in reversed(held) if name not in moved]
             while waiting:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import sys
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx, nn
@@ -64,12 +65,19 @@ def user_frame(frames: traceback.StackSummary) -> traceback.FrameSummary | None:
     return None
 
 
-def line_of_forward() -> tuple[str, int]:
-    """Return file and line of the forward that is being followed."""
+def line_of_forward(last: types.CodeType) -> tuple[tuple[str, int], ...]:
+    """Return files and lines of the forward that is being followed, the innermost first.
+
+    Args:
+        last: the code that calls forwards, where the walk up the stack ends.
+    """
     frame: types.FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith((_OURS, _TORCH)):
+    found: list[tuple[str, int]] = []
+    while frame is not None and frame.f_code is not last:
+        if not frame.f_code.co_filename.startswith((_OURS, _TORCH)):
+            found.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
+    return tuple(found)
 
 
 def check_forward(module: nn.Module, *, has_values: bool) -> None:
@@ -88,17 +96,44 @@ def check_forward(module: nn.Module, *, has_values: bool) -> None:
 
 def names_asked_for_none(module: nn.Module) -> frozenset[str]:
     """Name the local variables that a forward compares with ``None``, which no proxy can answer."""
-    code = getattr(type(module).forward, "__code__", None)
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     return _asked_for_none(code) if code is not None else frozenset()
 
 
 def compares_with_none(module: nn.Module) -> bool:
     """Tell whether a forward compares a value that it computed with ``None``."""
-    code = getattr(type(module).forward, "__code__", None)
-    if code is None:
-        return False
+    return any(_compares(code, main=main) for code, main in _codes(module))
+
+
+def _codes(module: nn.Module) -> Iterator[tuple[types.CodeType, bool]]:
+    """Yield the code of a forward, and that of the methods it names."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    if code is not None:
+        yield code, True
+        for name in code.co_names:
+            method = getattr(type(module), name, None)
+            inner = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
+            if inner is not None and not inner.co_filename.startswith((_OURS, _TORCH)):
+                yield inner, False
+
+
+@functools.lru_cache(maxsize=4096)
+def _compares(code: types.CodeType, *, main: bool) -> bool:
+    """Tell whether code asks a value for ``None``; arguments of the forward itself are guarded."""
     count = code.co_argcount + code.co_kwonlyargcount
-    return bool(_asked_for_none(code) - set(code.co_varnames[:count]))
+    arguments = set(code.co_varnames[:count]) if main else {"self"}
+    root, path = "", 0
+    for step in dis.get_instructions(code):
+        if step.opname == "LOAD_FAST":
+            root, path = str(step.argval), 0
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            path += 1
+        elif "NONE" in step.opname or step.opname == "IS_OP":
+            if root not in arguments or (path and root != "self"):
+                return True
+        elif not (step.opname == "LOAD_CONST" and step.argval is None) and step.opname != "COPY":
+            root, path = "", 0
+    return False
 
 
 @functools.lru_cache(maxsize=4096)
