@@ -72,10 +72,10 @@ def memory() -> list[str]:
         result = pipe(model, wrap(stage, se), swap_head(10))
         grown = psutil.Process().memory_info().rss - before
         old = set(model.state_dict())
-        new = sum(t.numel() * 4 for k, t in result.state_dict().items() if k not in old or t.shape[0] == 10)
+        new = sum(t.numel() * 4 for k, t in result.state_dict().items() if k not in old or 10 in t.shape[:1])
         size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         rows.append(
-            f"| memory of `{name}` | {grown / 1e6:.1f} MB | at most {(0.1 * new + 5e6 + new) / 1e6:.1f} MB | "
+            f"| memory of `{name}` | {grown / 1e6:.1f} MB | at most {(0.1 * new + 5e6) / 1e6:.1f} MB | "
             f"weights {size / 1e6:.0f} MB, new parameters {new / 1e6:.1f} MB |"
         )
     return rows

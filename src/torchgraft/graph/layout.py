@@ -136,7 +136,8 @@ class Search:
 
     def any(self, owner: str, node: fx.Node, depth: int) -> Fact | None:
         """Follow the arguments until one of them tells."""
-        for source in node.all_input_nodes:
+        # What came from outside the level leads far away: it is asked last.
+        for source in sorted(node.all_input_nodes, key=lambda n: n.op == "placeholder"):
             fact = self.back(owner, source, depth + 1)
             if fact is not None:
                 return fact
