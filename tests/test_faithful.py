@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import types
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
+from random import random as draw
 
 import pytest
 import torch
 from checks import run, same
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from torchgraft import drop_head, explain, freeze, inject, pipe, remove, swap_head, trace, wrap
 from torchgraft.blocks import se
@@ -37,6 +39,14 @@ def bank(self):
     self.plain = torch.tensor([0.0, 0.0, 0.0, 0.0])
     self.d = nn.Dropout(0.5)
     self.bn = nn.BatchNorm1d(4)
+    self.table, self.tally, self.queue = {"d": self.d}, Counter(), deque()
+    self.rng = random.Random(0)
+    self.none = Nothing()
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return None
 
 
 def counts_in_a_buffer(self, x):
@@ -178,7 +188,84 @@ def reads_a_childs_mode(self, x):
     return F.dropout(self.a(x), 0.5, self.d.training)
 
 
+class Negated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def applies_a_function(self, x):
+    return Negated.apply(self.a(x))
+
+
+def checkpoints(self, x):
+    return checkpoint(self.a, x, use_reentrant=True)
+
+
+def switches_a_child(self, x):
+    self.bn.eval()
+    return self.bn(self.a(x))
+
+
+def walks_a_plain_dict(self, x):
+    return self.table["d"](self.a(x))
+
+
+def hides_what_fails(self, x):
+    try:
+        k = float(x.mean())
+    except Exception:
+        k = 0.0
+    return self.a(x) * k
+
+
+def counts_in_a_counter(self, x):
+    self.tally["n"] += 1
+    return self.a(x) * self.tally["n"]
+
+
+def queues(self, x):
+    self.queue.append(x.mean())
+    return self.a(x) * len(self.queue)
+
+
+def writes_into_the_buffers(self, x):
+    self._buffers["n"] = self.n + 1
+    return self.a(x) * self.n
+
+
+def draws_from_its_own(self, x):
+    return self.a(x) * self.rng.random()
+
+
+def draws_by_an_imported_name(self, x):
+    return self.a(x) * draw()
+
+
+def asks_for_autocast(self, x):
+    return self.a(x) * (2 if torch.is_autocast_enabled("cpu") else 1)
+
+
+def compares_identity(self, x):
+    return self.a(x) * (2 if x.grad_fn is None else 1)
+
+
+def compares_the_dtype(self, x):
+    return self.a(x) * (2 if x.dtype is torch.float32 else 1)
+
+
+def compares_by_walrus(self, x):
+    return self.a(x) if (y := self.none(x)) is None else y
+
+
 FORWARDS = [
+    applies_a_function, checkpoints, switches_a_child, walks_a_plain_dict, hides_what_fails, counts_in_a_counter,
+    queues, writes_into_the_buffers, draws_from_its_own, draws_by_an_imported_name, asks_for_autocast,
+    compares_identity, compares_the_dtype, compares_by_walrus,
     counts_in_a_buffer, rebinds_a_buffer, counts_in_python, keeps_a_loss, appends, draws_in_python, seeds,
     asks_for_gradients, under_no_grad, decorated, under_autocast, walks_an_ordered_dict, sums_its_parameters,
     accumulates, makes_a_constant, casts_to_its_dtype, writes_a_view, sets_an_item, looks_in_a_set,
@@ -187,6 +274,7 @@ FORWARDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs:UserWarning")
 @pytest.mark.parametrize("forward", FORWARDS, ids=lambda f: f.__name__)
 def test_computes_the_same_again_and_again(forward):
     model = net(forward, bank)
@@ -199,6 +287,8 @@ def test_computes_the_same_again_and_again(forward):
             expected = run(model, X, mode=mode)
             random.seed(1)
             assert same(run(result, X, mode=mode), expected)
+            ours, theirs = (m(X.clone().requires_grad_()) for m in (result, model))
+            assert getattr(ours, "requires_grad", None) == getattr(theirs, "requires_grad", None)
     for (name, ours), theirs in zip(result.named_buffers(), model.buffers(), strict=True):
         assert ours.equal(theirs), name
 
@@ -455,6 +545,107 @@ def test_other_models_of_the_zoo_of_errors():
     result(X).sum().backward()
     sparse = net(lambda self, x: self.a(x), lambda s: s.register_buffer("m", torch.eye(3).to_sparse()))
     assert pipe(sparse)(X).equal(sparse(X))
+
+
+def test_an_error_in_a_block_leaves_no_mode_behind():
+    class Fails(nn.Module):
+        def forward(self, x):
+            if x.sum() > 10:
+                raise RuntimeError("full")
+            return x
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.fails(x)
+        return self.a(x)
+
+    result = pipe(net(forward, lambda self: setattr(self, "fails", Fails())))
+    with pytest.raises(RuntimeError, match="full") as kept:
+        result(torch.ones(9, 4))
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        del kept
+        assert not torch.is_grad_enabled()
+
+
+def test_functions_that_hold_the_model_are_refused():
+    model = net(lambda self, x: self.act(x))
+    model.act = lambda x: model.a(x) * 2
+    with pytest.raises(ModelError, match="act of the root is a function that holds the model"):
+        pipe(model)
+    hooked = net(lambda self, x: self.a(x))
+    hooked.a.register_forward_hook(lambda module, args, output: setattr(hooked, "seen", output))
+    with pytest.raises(ModelError, match="_forward_hooks of a"):
+        pipe(hooked)
+
+
+def test_arrays_of_the_model_are_not_written():
+    import numpy as np
+
+    def forward(self, x):
+        self.array[0] += 1
+        return self.a(x)
+
+    from torchgraft import replace
+
+    model = net(forward, lambda self: setattr(self, "array", np.zeros(1)))
+    pipe(model, replace("a", nn.Linear(4, 4), keep_shape=False))
+    assert model.array[0] == 0
+
+
+def test_edits_that_would_not_show_are_refused():
+    def in_place(self, x):
+        y = self.a(x)
+        self.act(y)
+        return y
+
+    model = net(in_place, lambda self: setattr(self, "act", nn.ReLU(inplace=True)))
+    with pytest.raises(TargetError, match="nothing takes the value"):
+        pipe(model, wrap("act", nn.Tanh))
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.c(x)
+
+        def features(self, x):
+            return self.c(x)
+
+    by_mode = net(
+        lambda self, x: self.part(x) if self.training else self.part.features(x),
+        lambda self: setattr(self, "part", Part()),
+    )
+    with pytest.raises(TargetError, match="called in one mode"):
+        pipe(by_mode, wrap("part", nn.Tanh))
+
+
+def test_what_stands_beside_something_that_goes_stays():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    result = pipe(model, wrap("1", nn.Linear(4, 4), name="new"), remove("1"))
+    assert "new.weight" in result.state_dict()
+    assert result(X).shape == X.shape
+    weighs = net(lambda self, x: F.linear(self.a(x), self.a.weight))
+    with pytest.raises(TargetError, match="which was taken out"):
+        pipe(weighs, remove("a"))
+
+
+def test_own_names_are_not_shadowed():
+    model = net(lambda self, x: self.a(x), lambda self: setattr(self, "graph", "adjacency"))
+    assert pipe(model).graph == "adjacency"
+
+
+def test_pickled_levels_still_know_their_lines():
+    import pickle
+
+    from nets import ByMode
+
+    result = pickle.loads(pickle.dumps(pipe(ByMode())))
+    assert all(
+        node.meta["line"] for graph in result.graphs for node in graph.nodes if node.op == "call_module"
+    )
 
 
 def test_slices_of_a_sequential_are_sequentials():

@@ -60,8 +60,9 @@ def wrap(target: Target, block: BlockLike, *, name: str | None = None) -> Wrap:
 
     Args:
         target: path, glob, module class, node name, or a selector.
-        block: a block such as ``se``, a module, a module class, or a function from a
-            channel count to a module; it has to keep the shape.
+        block: a block such as ``se``, a module (a copy of it is put in, and the transform is
+            equal to itself alone), a module class, or a function from a channel count to a
+            module; it has to keep the shape.
         name: name of the new module; by default that of the block, numbered if taken.
 
     Returns:

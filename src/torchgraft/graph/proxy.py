@@ -65,6 +65,8 @@ class Proxy(fx.Proxy):
             raise NeedsValues
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
+        if value is not UNKNOWN and getattr(value, name) is None:
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})  # type: ignore[return-value]  # None
         return Attribute(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -93,7 +93,7 @@ class Shadows:
         for shadow in list(self._made.values()):
             me = mark(shadow)
             for store, made in me.tensors.items():
-                if list(made) != list(me.source.__dict__[store]):
+                if _ids(made) != me.given[store]:
                     raise UnfollowableError(f"it writes into {store} of the module")
             for name, value in me.source.__dict__.items():
                 if isinstance(value, _CONTAINERS) and name not in _STORES and "hooks" not in name:
@@ -154,7 +154,7 @@ def _same(one: object, other: object) -> bool:
 class Mark:
     """What a shadow knows of itself: its family, its path and what it stands for."""
 
-    __slots__ = ("children", "family", "path", "plain", "source", "tensors")
+    __slots__ = ("children", "family", "given", "path", "plain", "source", "tensors")
 
     def __init__(self, family: Shadows, path: str, source: nn.Module) -> None:
         self.family = family
@@ -163,6 +163,7 @@ class Mark:
         self.plain: dict[str, torch.Tensor] = {}
         self.children: dict[str, nn.Module | None] | None = None
         self.tensors: dict[str, dict[str, object]] = {}
+        self.given: dict[str, dict[str, int]] = {}
 
 
 def mark(shadow: nn.Module) -> Mark:
@@ -212,7 +213,12 @@ def _tensors(self: nn.Module, store: str) -> dict[str, object]:
             name: value if value is None else watcher.tensor(self, name, value)
             for name, value in self.__dict__[store].items()
         }
+        me.given[store] = _ids(me.tensors[store])
     return me.tensors[store]
+
+
+def _ids(held: dict[str, object]) -> dict[str, int]:
+    return {name: id(value) for name, value in held.items()}
 
 
 def _children(self: nn.Module) -> dict[str, nn.Module | None]:

@@ -213,7 +213,7 @@ class Tracer(fx.proxy.TracerBase):
         proxy = super().create_proxy(kind, target, args, kwargs, name, *rest)
         if self.values.get(proxy.node, px.UNKNOWN) is not None:
             return proxy
-        if kind != "call_function" or target is operator.getitem:
+        if kind != "call_function" or target in (operator.getitem, getattr):
             said = traced_for(self.source, self.path, self.values)
             self.graph.call_function(nothing, (proxy.node, said))
         return None  # type: ignore[return-value]  # stands for itself

@@ -87,7 +87,10 @@ def check_forward(module: nn.Module, *, has_values: bool) -> None:
         UnfollowableError: it was replaced on the instance by a function of something else.
         NeedsValues: it compares a value that it computes with ``None``.
     """
-    if not has_values and compares_with_none(module):
+    asked = {_compares(code, main=main) for code, main in _codes(module)}
+    if "identity" in asked:
+        raise UnfollowableError("it compares a value by identity")
+    if not has_values and "none" in asked:
         raise NeedsValues
     own = vars(module).get("forward")
     if own is not None and getattr(own, "__self__", None) is not module:
@@ -98,11 +101,6 @@ def names_asked_for_none(module: nn.Module) -> frozenset[str]:
     """Name the local variables that a forward compares with ``None``, which no proxy can answer."""
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     return _asked_for_none(code) if code is not None else frozenset()
-
-
-def compares_with_none(module: nn.Module) -> bool:
-    """Tell whether a forward compares a value that it computed with ``None``."""
-    return any(_compares(code, main=main) for code, main in _codes(module))
 
 
 def _codes(module: nn.Module) -> Iterator[tuple[types.CodeType, bool]]:
@@ -118,22 +116,33 @@ def _codes(module: nn.Module) -> Iterator[tuple[types.CodeType, bool]]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _compares(code: types.CodeType, *, main: bool) -> bool:
-    """Tell whether code asks a value for ``None``; arguments of the forward itself are guarded."""
+def _compares(code: types.CodeType, *, main: bool) -> str:
+    """Tell what code asks by identity: ``"none"``, ``"identity"`` for another value, or nothing.
+
+    Arguments of the forward itself that are compared with ``None`` are guarded.
+    """
     count = code.co_argcount + code.co_kwonlyargcount
     arguments = set(code.co_varnames[:count]) if main else {"self"}
-    root, path = "", 0
+    root, path, answer, last = "", 0, "", None
+    touched: set[str] = set()
     for step in dis.get_instructions(code):
         if step.opname == "LOAD_FAST":
             root, path = str(step.argval), 0
+            touched.add(root)
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             path += 1
         elif "NONE" in step.opname or step.opname == "IS_OP":
-            if root not in arguments or (path and root != "self"):
-                return True
+            if step.opname == "IS_OP" and not (last is not None and last.argval is None):
+                if touched - {"self"}:
+                    return "identity"
+            elif root not in arguments or (path and root != "self"):
+                answer = "none"
         elif not (step.opname == "LOAD_CONST" and step.argval is None) and step.opname != "COPY":
             root, path = "", 0
-    return False
+        if step.opname.startswith(("STORE", "POP_JUMP", "RETURN")):
+            touched.clear()
+        last = step
+    return answer
 
 
 @functools.lru_cache(maxsize=4096)
