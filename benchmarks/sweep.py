@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--match", default="")
     parser.add_argument("--not-timm", action="store_true")
+    parser.add_argument("--without", action="append", default=[])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", default="", help="the page to write")
     parser.add_argument("--json", default="", help="all details")
@@ -141,7 +142,7 @@ def main() -> None:
     names = [
         n
         for n in (*classifiers(), *(f"timm/{n}" for n in families()))
-        if chosen.match in n and not (chosen.not_timm and n.startswith("timm/"))
+        if chosen.match in n and not (chosen.not_timm and n.startswith("timm/")) and n not in chosen.without
     ]
     rows = []
     with ThreadPoolExecutor(chosen.workers) as pool:

@@ -126,9 +126,12 @@ def _compares(code: types.CodeType, *, main: bool) -> str:
     root, path, answer, last = "", 0, "", None
     touched: set[str] = set()
     for step in dis.get_instructions(code):
-        if step.opname == "LOAD_FAST":
-            root, path = str(step.argval), 0
-            touched.add(root)
+        if step.opname.startswith("LOAD_FAST"):
+            names = (
+                step.argval if isinstance(step.argval, tuple) else (step.argval,)
+            )  # newer Pythons load pairs
+            root, path = str(names[-1]), 0
+            touched.update(map(str, names))
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             path += 1
         elif "NONE" in step.opname or step.opname == "IS_OP":
@@ -151,8 +154,8 @@ def _asked_for_none(code: types.CodeType) -> frozenset[str]:
     for step in dis.get_instructions(code):
         if last and ("NONE" in step.opname or step.opname == "IS_OP"):
             found.add(last)
-        if step.opname == "LOAD_FAST":
-            last = str(step.argval)
+        if step.opname.startswith("LOAD_FAST"):
+            last = str(step.argval[-1] if isinstance(step.argval, tuple) else step.argval)
         elif not (step.opname == "LOAD_CONST" and step.argval is None):
             last = ""
     return frozenset(found)
