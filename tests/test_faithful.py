@@ -94,6 +94,19 @@ def under_no_grad(self, x):
     return x * 2
 
 
+def sets_the_mode(self, x):
+    with torch.set_grad_enabled(False):
+        x = self.a(x)
+    return x * 2
+
+
+def turns_autocast_on(self, x):
+    torch.set_autocast_enabled("cpu", True)
+    x = self.a(x)
+    torch.set_autocast_enabled("cpu", False)
+    return x
+
+
 @torch.no_grad()
 def decorated(self, x):
     return self.a(x)
@@ -267,7 +280,7 @@ FORWARDS = [
     queues, writes_into_the_buffers, draws_from_its_own, draws_by_an_imported_name, asks_for_autocast,
     compares_identity, compares_the_dtype, compares_by_walrus,
     counts_in_a_buffer, rebinds_a_buffer, counts_in_python, keeps_a_loss, appends, draws_in_python, seeds,
-    asks_for_gradients, under_no_grad, decorated, under_autocast, walks_an_ordered_dict, sums_its_parameters,
+    asks_for_gradients, sets_the_mode, turns_autocast_on, under_no_grad, decorated, under_autocast, walks_an_ordered_dict, sums_its_parameters,
     accumulates, makes_a_constant, casts_to_its_dtype, writes_a_view, sets_an_item, looks_in_a_set,
     looks_in_a_dict, compares_a_text, asks_for_a_tensor, asks_for_an_attribute, asks_for_the_device, rounds,
     makes_by_size, formats, returns_an_ordered_dict, reads_a_childs_mode,

@@ -136,6 +136,18 @@ def test_a_model_without_a_head_says_what_is_last():
         pipe(Skip(), swap_head(3))
 
 
+def test_a_head_whose_output_is_brought_to_the_size_of_the_input():
+    class Segments(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 5, 1)
+
+        def forward(self, x):
+            return nn.functional.interpolate(self.head(self.body(x)), size=x.shape[-2:])
+
+    assert pipe(Segments(), swap_head(2))(torch.ones(1, 3, 8, 8)).shape == (1, 2, 8, 8)
+
+
 def test_heads_of_different_kinds_are_listed():
     class Two(nn.Module):
         def __init__(self):

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import random
 import sys
 import threading
 
+import pytest
 import torch
-from nets import BySize, Small
+from nets import ByData, BySize, Small
 from torchvision.models import swin_t
 
-from torchgraft import pipe, swap_head, wrap
+from torchgraft import pipe, swap_head, trace, wrap
 from torchgraft.blocks import se
+from torchgraft.errors import TraceError
+
+
+def patched() -> list[object]:
+    classes = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
+    return [
+        *(vars(module)[name] for module, name in ((math, "sqrt"), (random, "random"), (torch, "full"))),
+        *(vars(module)[name] for module, name in ((torch, "manual_seed"), (torch.random, "fork_rng"))),
+        *(function for cls in classes for function in (cls.__enter__, cls.__exit__)),
+        vars(torch.autograd.Function)["apply"],
+    ]
+
+
+def test_global_names_are_as_before_also_after_a_failure():
+    before = patched()
+    pipe(Small(), swap_head(3))
+    assert all(a is b for a, b in zip(patched(), before, strict=True))
+    with pytest.raises(TraceError):
+        trace(ByData())
+    assert all(a is b for a, b in zip(patched(), before, strict=True))
 
 
 def test_four_threads_infer_while_transforms_go_on():
