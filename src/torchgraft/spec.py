@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import torch
+from torch import nn
 
 Dim = int | str
 
@@ -27,6 +28,9 @@ class TensorSpec:
         rank: number of axes, or ``None`` where it was not needed to find it out.
         dtype: dtype of the values and of new parameters.
         device: device of new parameters.
+        layer: the layer that a block is put beside or in the place of; ``None`` elsewhere.
+        out_channels: channels that have to come out; ``None`` for as many as go in.
+        stride: input places for each output place that are wanted.
 
     Example:
         >>> import torch
@@ -39,11 +43,22 @@ class TensorSpec:
     rank: int | None
     dtype: torch.dtype
     device: torch.device
+    layer: nn.Module | None = attrs.field(default=None, eq=False)
+    out_channels: int | None = None
+    stride: int = 1
 
     @property
     def channels_last(self) -> bool:
         """Tell whether the channels stand on the last axis and not on axis 1."""
         return self.axis == -1 and self.rank != 2
+
+    def out(self, asked: int | None = None) -> int:
+        """Return the channels to give: those asked for, those wanted here, or those taken."""
+        return asked or self.out_channels or self.channels
+
+    def step(self, asked: int | None = None) -> int:
+        """Return the stride to have: the one asked for, or the one wanted here."""
+        return asked or self.stride
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import attrs
-import torch
 from torch import nn
 
-from torchgraft.errors import OptionError
-from torchgraft.graph.clone import clone
 from torchgraft.spec import TensorSpec
-from torchgraft.text import call, class_name, function_name, kind, literal
+from torchgraft.text import call
 
 
 @attrs.frozen(repr=False)
@@ -23,13 +17,29 @@ class Block:
 
     name: ClassVar[str] = "block"
     """Name that the module gets in the model unless another one is given."""
-    keeps_shape: ClassVar[bool] = False
-    """Whether the output always has the shape of the input."""
-    needs_rank: ClassVar[bool] = False
-    """Whether building it needs the number of axes."""
 
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Make the module for a value: its channels, device and dtype."""
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the output always has the shape of the input."""
+        return False
+
+    @property
+    def needs_rank(self) -> bool:
+        """Whether building it needs the number of axes."""
+        return False
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether the module works on axis 1, so that other layouts are turned for it."""
+        return False
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the module is called with the input of its target, then its output."""
+        return False
+
+    def build(self, site: TensorSpec) -> nn.Module:
+        """Make the module for a place: its channels, device and dtype."""
         raise NotImplementedError(type(self).__name__)
 
     def fixed(self) -> nn.Module | None:
@@ -42,172 +52,3 @@ class Block:
 
     def __repr__(self) -> str:
         return call(self.name, self)
-
-
-BlockLike = Block | nn.Module | type[nn.Module] | Callable[..., Block] | Callable[[int], nn.Module]
-
-
-@attrs.frozen(repr=False)
-class Ready(Block):
-    """A module as it is; a copy of it is put in, and it cannot be written to a file."""
-
-    module: nn.Module = attrs.field(eq=id)
-
-    def build(self, spec: TensorSpec) -> nn.Module:  # noqa: ARG002 - a module is what it is
-        """Copy the module."""
-        return self.fixed()
-
-    def fixed(self) -> nn.Module:
-        """Copy the module."""
-        return clone(self.module)
-
-    def label(self) -> str:
-        """Name the module after its class."""
-        return snake(type(self.module).__name__)
-
-    def __repr__(self) -> str:
-        return re.sub(r"\s+", " ", repr(self.module))
-
-
-@attrs.frozen(repr=False)
-class OfClass(Block):
-    """A module class, called with nothing, or with the channel count where it needs one value."""
-
-    cls: type[nn.Module]
-
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Make an instance on the device and with the dtype of the place."""
-        with torch.device(spec.device):
-            made = self.cls(*(spec.channels,) * len(_required(self.cls)))
-        return made.to(spec.dtype)
-
-    def fixed(self) -> nn.Module | None:
-        """Make an instance where the class needs no value."""
-        return None if _required(self.cls) else self.cls()
-
-    def label(self) -> str:
-        """Name the module after its class."""
-        return snake(self.cls.__name__)
-
-    def __repr__(self) -> str:
-        return class_name(self.cls)
-
-
-@attrs.frozen(repr=False)
-class OfFunction(Block):
-    """A function that makes a module from a channel count."""
-
-    function: Callable[[int], nn.Module]
-
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Call the function on the device and with the dtype of the place."""
-        with torch.device(spec.device):
-            made = made_by(self.function, spec.channels, "def block(channels: int) -> nn.Module: ...")
-        if not isinstance(made, nn.Module):
-            raise OptionError(
-                "the function given as a block did not return a module",
-                asked=function_name(self.function),
-                found=kind(made),
-                write="def block(channels: int) -> nn.Module: ...",
-            )
-        return made.to(spec.dtype)
-
-    def label(self) -> str:
-        """Name the module after the function."""
-        name = getattr(self.function, "__name__", "block")
-        return "block" if name == "<lambda>" else name
-
-    def __repr__(self) -> str:
-        return function_name(self.function)
-
-
-def parse_block(value: object) -> Block:
-    """Turn what users write into a block.
-
-    Args:
-        value: a block, its factory, a module, a module class, or a function from a channel
-            count to a module.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: the value is none of these, or a class that needs more than one value.
-    """
-    if isinstance(value, Block):
-        return value
-    if isinstance(value, nn.Module):
-        if any(isinstance(p, nn.UninitializedParameter) for p in value.parameters()):
-            raise OptionError(
-                "a lazy module cannot be put in before it knows its shape",
-                asked=literal(value),
-                found="a parameter without a shape",
-                write="lambda channels: <the module for that many channels>",
-            )
-        return Ready(clone(value))
-    if isinstance(value, type):
-        if issubclass(value, nn.Module) and len(_required(value)) <= 1:
-            return OfClass(value)
-    elif getattr(value, "makes_block", False):
-        return cast("Callable[[], Block]", value)()
-    elif callable(value) and not hasattr(value, "_edit"):
-        return OfFunction(cast("Callable[[int], nn.Module]", value))
-    raise OptionError(
-        "a block is a description such as se(), a module, a module class with at most one required "
-        "argument, or a function from a channel count to a module",
-        asked=literal(value),
-        found=f"{type(value).__name__}{_needs(value)}",
-        write=_suggestion(value),
-    )
-
-
-def made_by(function: Callable[..., object], value: object, write: str) -> object:
-    """Call a function of the user on a value.
-
-    Raises:
-        OptionError: it raises.
-    """
-    try:
-        return function(value)
-    except Exception as error:
-        raise OptionError(
-            f"{function_name(function)} fails on {literal(value)}",
-            found=f"{type(error).__name__}: {error}",
-            write=write,
-        ) from error
-
-
-def makes_block(function: Callable[..., Block]) -> None:
-    """Mark a function as the factory of a block, so that it can be given without a call."""
-    function.makes_block = True  # type: ignore[attr-defined]  # read by parse_block
-
-
-def _suggestion(value: object) -> str:
-    """Write a block that is near to what was given."""
-    if isinstance(value, type) and issubclass(value, nn.GroupNorm):
-        return "lambda channels: nn.GroupNorm(32, channels)"
-    if isinstance(value, type) and issubclass(value, nn.Module):
-        name = class_name(value)
-        return f"lambda channels: {name}({', '.join(['channels'] * min(2, len(_required(value))))}, ...)"
-    if isinstance(value, int):
-        return "lambda channels: nn.Linear(channels, channels)"
-    return str(value) if isinstance(value, str) else "se"
-
-
-def snake(name: str) -> str:
-    """Turn a class name into the name of a module: ``BatchNorm2d`` gives ``batch_norm2d``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def _required(cls: type[nn.Module]) -> list[str]:
-    return [
-        p.name
-        for p in list(inspect.signature(cls).parameters.values())
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-
-
-def _needs(value: object) -> str:
-    if isinstance(value, type) and issubclass(value, nn.Module):
-        return f" {value.__name__} that needs {', '.join(_required(value))}"
-    return ""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.blocks.block import Block, makes_block
-from torchgraft.blocks.gate import gate, positive, squeezed, zero
-from torchgraft.errors import LayoutError, OptionError
+from torchgraft.blocks.described import block
+from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.options import Odd, Positive
 from torchgraft.spec import TensorSpec
-from torchgraft.text import check_flags, spelled
 
 
 class CBAM(nn.Module):
@@ -45,44 +41,14 @@ class CBAM(nn.Module):
         return x * gate(self.spatial(maps), neutral=self.neutral)
 
 
-@attrs.frozen(repr=False)
-class CBAMBlock(Block):
-    """Describe the convolutional block attention module."""
-
-    reduction: int = attrs.field(kw_only=True, default=16)
-    kernel: int = attrs.field(kw_only=True, default=7)
-    neutral: bool = attrs.field(kw_only=True, default=True)
-
-    name: ClassVar[str] = "cbam"
-    keeps_shape: ClassVar[bool] = True
-    needs_rank: ClassVar[bool] = True
-
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Make the module for the channels of a map.
-
-        Raises:
-            LayoutError: the value is not a map with two spatial axes.
-        """
-        if spec.rank != 4:
-            raise LayoutError(
-                "cbam gates places of a map, and this value has none",
-                asked=repr(self),
-                found=repr(spec),
-                write="se() or eca(), which gate channels alone",
-            )
-        width = squeezed(spec.channels, self.reduction)
-        with torch.device(spec.device):
-            made = CBAM(spec.channels, width, self.kernel, neutral=self.neutral)
-        return made.to(spec.dtype)
-
-
-@spelled
-def cbam(*, reduction: int = 16, kernel: int = 7, neutral: bool = True) -> CBAMBlock:
+@block(maps=True)
+def cbam(site: TensorSpec, *, reduction: Positive = 16, kernel: Odd = 7, neutral: bool = True) -> nn.Module:
     """Describe the convolutional block attention module: gate channels, then places.
 
     Works on ``n c h w`` and ``n h w c``; adds ``2 c^2 / reduction + 2 kernel^2`` weights.
 
     Args:
+        site: the place.
         reduction: channels divided by the width of the bottleneck.
         kernel: size of the spatial convolution, odd.
         neutral: start with gates of exactly one: twice the sigmoid, the last layers zero.
@@ -101,13 +67,4 @@ def cbam(*, reduction: int = 16, kernel: int = 7, neutral: bool = True) -> CBAMB
     Source:
         Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521.
     """
-    asked = f"cbam(reduction={reduction!r}, kernel={kernel!r})"
-    positive("reduction", reduction, asked)
-    if positive("kernel", kernel, asked) % 2 == 0:
-        raise OptionError("kernel must be odd", asked=asked, write=f"cbam(kernel={kernel + 1})")
-    made = CBAMBlock(reduction=reduction, kernel=kernel, neutral=neutral)
-    check_flags(made, neutral=neutral)
-    return made
-
-
-makes_block(cbam)
+    return CBAM(site.channels, squeezed(site.channels, reduction), kernel, neutral=neutral)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.block import Block, makes_block
-from torchgraft.blocks.gate import gate, positive, zero
-from torchgraft.errors import OptionError
+from torchgraft.blocks.described import block
+from torchgraft.blocks.gate import gate, zero
+from torchgraft.blocks.options import Odd
 from torchgraft.spec import TensorSpec
-from torchgraft.text import check_flags, spelled
 
 
 class ECA(nn.Module):
@@ -38,36 +35,20 @@ class ECA(nn.Module):
         return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
 
-@attrs.frozen(repr=False)
-class ECABlock(Block):
-    """Describe efficient channel attention."""
-
-    kernel: int | None = attrs.field(kw_only=True, default=None)
-    neutral: bool = attrs.field(kw_only=True, default=True)
-
-    name: ClassVar[str] = "eca"
-    keeps_shape: ClassVar[bool] = True
-
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Make the module for the channels of a value."""
-        with torch.device(spec.device):
-            made = ECA(self.kernel or adaptive_kernel(spec.channels), neutral=self.neutral)
-        return made.to(spec.dtype)
-
-
 def adaptive_kernel(channels: int) -> int:
     """Return the kernel size that the paper derives from a channel count (gamma 2, b 1)."""
     size = int(abs(math.log2(channels) / 2 + 0.5))
     return size if size % 2 else size + 1
 
 
-@spelled
-def eca(*, kernel: int | None = None, neutral: bool = True) -> ECABlock:
+@block()
+def eca(site: TensorSpec, *, kernel: Odd | None = None, neutral: bool = True) -> nn.Module:
     """Describe efficient channel attention: gate channels by their neighbours' means.
 
     Works on ``n c h w``, ``n h w c`` and ``n l c``; adds ``kernel`` weights.
 
     Args:
+        site: the place.
         kernel: number of neighbouring channels, odd; from the channel count if ``None``.
         neutral: start with a gate of exactly one: twice the sigmoid, the convolution zero.
             ``False`` gives the sigmoid and the initialisation of the paper.
@@ -86,13 +67,4 @@ def eca(*, kernel: int | None = None, neutral: bool = True) -> ECABlock:
         Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
         Networks, arXiv 1910.03151.
     """
-    if kernel is not None and positive("kernel", kernel, f"eca(kernel={kernel!r})") % 2 == 0:
-        raise OptionError(
-            "kernel must be odd", asked=f"eca(kernel={kernel})", write=f"eca(kernel={kernel + 1})"
-        )
-    made = ECABlock(kernel=kernel, neutral=neutral)
-    check_flags(made, neutral=neutral)
-    return made
-
-
-makes_block(eca)
+    return ECA(kernel or adaptive_kernel(site.channels), neutral=neutral)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from torchgraft.errors import OptionError
-
 
 def gate(logits: torch.Tensor, *, neutral: bool) -> torch.Tensor:
     """Turn logits into a gate.
@@ -25,32 +23,10 @@ def gate(logits: torch.Tensor, *, neutral: bool) -> torch.Tensor:
     return torch.sigmoid(logits) * 2 if neutral else torch.sigmoid(logits)
 
 
-def zero(layer: nn.Conv2d | nn.Conv1d) -> None:
+def zero(layer: nn.Module) -> None:
     """Zero the last layer of a gate, so that its logits start at zero."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-def positive(name: str, value: object, asked: str) -> int:
-    """Check an option that must be a positive integer.
-
-    Raises:
-        OptionError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        name_of = asked.partition("(")[0]
-        raise OptionError(
-            f"{name} must be a positive integer",
-            asked=asked,
-            found=f"{name}={value!r}",
-            write=f"{name_of}({name}={_usual(name)})",
-        )
-    return value
-
-
-def _usual(name: str) -> int:
-    return 16 if name == "reduction" else 3
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def squeezed(channels: int, reduction: int) -> int:

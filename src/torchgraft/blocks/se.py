@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import attrs
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.blocks.block import Block, makes_block
-from torchgraft.blocks.gate import gate, positive, squeezed, zero
+from torchgraft.blocks.described import block
+from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.options import Positive
 from torchgraft.spec import TensorSpec
-from torchgraft.text import check_flags, spelled
 
 
 class SE(nn.Module):
@@ -39,30 +36,14 @@ class SE(nn.Module):
         return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
 
-@attrs.frozen(repr=False)
-class SEBlock(Block):
-    """Describe squeeze-and-excitation."""
-
-    reduction: int = attrs.field(kw_only=True, default=16)
-    neutral: bool = attrs.field(kw_only=True, default=True)
-
-    name: ClassVar[str] = "se"
-    keeps_shape: ClassVar[bool] = True
-
-    def build(self, spec: TensorSpec) -> nn.Module:
-        """Make the module for the channels of a value."""
-        with torch.device(spec.device):
-            made = SE(spec.channels, squeezed(spec.channels, self.reduction), neutral=self.neutral)
-        return made.to(spec.dtype)
-
-
-@spelled
-def se(*, reduction: int = 16, neutral: bool = True) -> SEBlock:
+@block()
+def se(site: TensorSpec, *, reduction: Positive = 16, neutral: bool = True) -> nn.Module:
     """Describe squeeze-and-excitation: gate channels by a bottleneck over their means.
 
     Works on ``n c h w``, ``n h w c`` and ``n l c``; adds ``2 c^2 / reduction`` weights.
 
     Args:
+        site: the place.
         reduction: channels divided by the width of the bottleneck.
         neutral: start with a gate of exactly one: twice the sigmoid, the last layer zero.
             ``False`` gives the sigmoid and the initialisation of the paper.
@@ -80,10 +61,4 @@ def se(*, reduction: int = 16, neutral: bool = True) -> SEBlock:
     Source:
         Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507.
     """
-    positive("reduction", reduction, f"se(reduction={reduction!r})")
-    made = SEBlock(reduction=reduction, neutral=neutral)
-    check_flags(made, neutral=neutral)
-    return made
-
-
-makes_block(se)
+    return SE(site.channels, squeezed(site.channels, reduction), neutral=neutral)

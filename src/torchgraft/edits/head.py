@@ -8,7 +8,8 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.block import Block, parse_block
+from torchgraft.blocks.block import Block
+from torchgraft.blocks.parse import parse_block
 from torchgraft.errors import OptionError, ShapeError
 from torchgraft.graph.behind import check_behind
 from torchgraft.graph.draft import Draft

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from torchgraft.blocks.block import Block, BlockLike, parse_block
+from torchgraft.blocks.block import Block
+from torchgraft.blocks.parse import BlockLike, parse_block
 from torchgraft.edits.placing import check_name, put
 from torchgraft.errors import OptionError
 from torchgraft.graph.draft import Draft

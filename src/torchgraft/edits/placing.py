@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from keyword import iskeyword
 
+import attrs
 import torch
 from torch import nn
 
@@ -33,6 +34,8 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
         TargetError: the value is not a tensor, or differs between the edges.
     """
     owner, adapt = edges[0].owner, False
+    if block.takes_input:
+        _check_entries(edges, block)
     module = block.fixed()
     if module is None:
         specs = {_spec(draft, edge, block) for edge in edges}
@@ -42,18 +45,18 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
                 found=", ".join(sorted(map(repr, specs))),
                 write="one edit for each call site, by node name",
             )
-        spec = specs.pop()
-        module = block.build(spec)
-        adapt = spec.channels_last and block.keeps_shape
+        site = attrs.evolve(specs.pop(), layer=_layer(draft, edges[0]))
+        module = block.build(site)
+        adapt = site.channels_last and block.channels_first
     if not block.keeps_shape:
         for edge in edges:
-            check_keeps(draft, edge, module, block)
+            check_keeps(draft, edge, module, block, channels_last=adapt)
     module.train(draft.get(owner).training)
     draft.open(owner)
     chosen = name if name is not None else draft.fresh(owner, default)
     draft.place(owner, chosen, module, beside=beside)
     for edge in edges:
-        edge.insert(chosen, channels_last=adapt)
+        edge.insert(chosen, channels_last=adapt, with_entry=block.takes_input)
 
 
 def check_name(name: str | None, asked: str) -> None:
@@ -68,16 +71,22 @@ def check_name(name: str | None, asked: str) -> None:
         )
 
 
-def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block) -> None:
+def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, channels_last: bool) -> None:
     """Run a module on the value of an edge and compare the shapes.
 
     Raises:
         ShapeError: it fails, or returns another shape.
     """
     value = draft.value(edge.owner, edge.value)
+    taken = [draft.value(edge.owner, edge.entry), value] if block.takes_input and edge.entry else [value]
     consumer = edge.consumer()
     try:
-        output = run_on_meta(module, (value,), training=False).output
+        given = [
+            torch.movedim(v, -1, 1) if channels_last and isinstance(v, torch.Tensor) else v for v in taken
+        ]
+        output = run_on_meta(module, tuple(given), training=False).output
+        if channels_last and isinstance(output, torch.Tensor):
+            output = torch.movedim(output, 1, -1)
     except Exception as error:
         raise ShapeError(
             f"{block!r} does not take a value of shape {shape_text(value)}",
@@ -90,6 +99,22 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block) -> No
             found=f"{consumer} takes {shape_text(value)}",
             write="a block that keeps the shape",
         )
+
+
+def _check_entries(edges: list[Edge], block: Block) -> None:
+    if any(edge.entry is None for edge in edges):
+        raise TargetError(
+            f"{block!r} looks at what its target takes, and that is no one value here",
+            found="a container whose children are called one by one",
+            write="one of its children as the target",
+        )
+
+
+def _layer(draft: Draft, edge: Edge) -> nn.Module | None:
+    """Return the layer whose output the value is."""
+    if edge.value.op != "call_module":
+        return None
+    return draft.get(f"{edge.owner}.{edge.value.target}".lstrip("."))
 
 
 def _spec(draft: Draft, edge: Edge, block: Block) -> TensorSpec:

@@ -9,7 +9,8 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.block import Block, BlockLike, made_by, parse_block
+from torchgraft.blocks.block import Block
+from torchgraft.blocks.parse import BlockLike, made_by, parse_block
 from torchgraft.errors import AnalysisError, OptionError, ShapeError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, exchange_node, feeds_output_only
@@ -151,11 +152,7 @@ def replace(
         >>> replace(nn.ReLU, nn.SiLU)
         replace(nn.ReLU, nn.SiLU)
     """
-    plain = (
-        callable(new)
-        and not isinstance(new, (Block, nn.Module, type))
-        and not getattr(new, "makes_block", False)
-    )
+    plain = callable(new) and not isinstance(new, (Block, str, nn.Module, type)) and not hasattr(new, "kind")
     made = OfOld(cast("Callable[[nn.Module], nn.Module]", new)) if plain else parse_block(new)
     step = Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
     check_flags(step, keep_shape=keep_shape, keep_weights=keep_weights)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from torchgraft.blocks.block import Block, BlockLike, parse_block
+from torchgraft.blocks.block import Block
+from torchgraft.blocks.parse import BlockLike, parse_block
 from torchgraft.edits.placing import check_name, put
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, called, exits, output, relative

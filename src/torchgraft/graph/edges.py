@@ -21,32 +21,37 @@ class Edge:
         graph: the graph.
         value: the node with the value.
         users: the nodes that will take the new value instead.
+        entry: the node with what the target took; ``None`` where it is no one value.
     """
 
     owner: str
     graph: fx.Graph
     value: fx.Node
     users: tuple[fx.Node, ...]
+    entry: fx.Node | None = None
 
-    def insert(self, name: str, *, channels_last: bool) -> fx.Node:
+    def insert(self, name: str, *, channels_last: bool, with_entry: bool = False) -> fx.Node:
         """Call the child ``name`` on the value and give the result to the users.
 
         Args:
             name: name of a child of the level.
             channels_last: move the channels to axis 1 for the call, and back.
+            with_entry: call it with what the target took, then the value.
 
         Returns:
             The node with the new value.
         """
-        with self.graph.inserting_after(self.value):
-            entry = (
-                self.graph.call_function(torch.movedim, (self.value, -1, 1)) if channels_last else self.value
-            )
-        with self.graph.inserting_after(entry):
-            node = self.graph.call_module(name, (entry,))
+        taken = [self.entry, self.value] if with_entry and self.entry is not None else [self.value]
+        graph, last = self.graph, self.value
         if channels_last:
-            with self.graph.inserting_after(node):
-                node = self.graph.call_function(torch.movedim, (node, 1, -1))
+            for i, given in enumerate(taken):
+                with graph.inserting_after(last):
+                    taken[i] = last = graph.call_function(torch.movedim, (given, -1, 1))
+        with graph.inserting_after(last):
+            node = graph.call_module(name, tuple(taken))
+        if channels_last:
+            with graph.inserting_after(node):
+                node = graph.call_function(torch.movedim, (node, 1, -1))
         for user in self.users:
             user.replace_input_with(self.value, node)
         return node
@@ -71,7 +76,7 @@ def after(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
             found="a call for its effect alone, such as an operation in place",
             write="a target whose value is used",
         )
-    return Edge(owner, graph, node, tuple(node.users))
+    return Edge(owner, graph, node, tuple(node.users), next(iter(node.all_input_nodes), None))
 
 
 def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
@@ -108,7 +113,8 @@ def output(draft: Draft, path: str) -> list[Edge]:
                 found=f"it returns a {type(value).__name__}",
                 write="a target inside it, or the level that takes its output apart",
             )
-        edges.append(Edge(path, graph, value, (end,)))
+        entry = next((node for node in graph.nodes if node.op == "placeholder"), None)
+        edges.append(Edge(path, graph, value, (end,), entry))
     return edges
 
 

@@ -1,0 +1,93 @@
+"""The one table of blocks by name, open to users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torchgraft.blocks.block import Block
+from torchgraft.errors import OptionError
+from torchgraft.text import literal, near
+
+T = TypeVar("T")
+
+_TABLE: dict[str, object] = {}
+
+
+def names() -> tuple[str, ...]:
+    """List the names under which blocks can be given.
+
+    Returns:
+        The names in alphabetical order.
+
+    Example:
+        >>> "se" in names()
+        True
+    """
+    return tuple(sorted(_TABLE))
+
+
+def register_block(name: str) -> Callable[[T], T]:
+    """Give a name to a block, so that ``wrap("layer4", "the_name")`` finds it.
+
+    Args:
+        name: an identifier that is not taken.
+
+    Returns:
+        A decorator for what a block can be made from: a factory of blocks, a module class
+        with at most one required argument, or a function from a channel count to a module.
+
+    Raises:
+        OptionError: the name is taken, or no identifier.
+
+    Example:
+        >>> from torch import nn
+        >>> @register_block("pointwise")
+        ... def pointwise(channels: int) -> nn.Module:
+        ...     return nn.Conv2d(channels, channels, 1)
+        >>> "pointwise" in names()
+        True
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise OptionError(
+            "the name of a block is an identifier",
+            asked=f"register_block({literal(name)})",
+            write='register_block("my_block")',
+        )
+    if name in _TABLE:
+        raise OptionError(
+            f"a block named {literal(name)} is registered already",
+            asked=f"register_block({literal(name)})",
+            found=literal(_TABLE[name]),
+            write=f"register_block({literal('my_' + name)})",
+        )
+
+    def register(made: T) -> T:
+        _TABLE[name] = made
+        return made
+
+    return register
+
+
+def find_block(name: str) -> object:
+    """Return what is registered under a name.
+
+    Raises:
+        OptionError: nothing is.
+    """
+    if name not in _TABLE:
+        close = near(name, _TABLE)
+        raise OptionError(
+            f"no block is named {literal(name)}",
+            asked=literal(name),
+            found=f"{len(_TABLE)} names, see torchgraft.blocks.names()",
+            near=close,
+            write=literal(close[0]) if close else 'register_block("...")',
+        )
+    return _TABLE[name]
+
+
+def factory(name: str) -> Callable[..., Block] | None:
+    """Return the factory of blocks under a name, or ``None`` for what else is registered."""
+    made = _TABLE.get(name)
+    return made if callable(made) and hasattr(made, "kind") else None
