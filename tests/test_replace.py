@@ -7,11 +7,17 @@ import torch
 from checks import run, same
 from nets import ByData, ByMode
 from torch import nn
-from torchvision.models import resnet18, resnet50, swin_t
+from torch.nn import functional as F
+from torchvision.models import inception_v3, resnet18, resnet50, swin_t
+from torchvision.models.convnext import LayerNorm2d
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.ops import FrozenBatchNorm2d
+from zoo import enliven
 
-from torchgraft import inject, pipe, remove, replace, wrap
-from torchgraft.blocks import se
+from torchgraft import at, inject, op, pipe, remove, replace, wrap
+from torchgraft.blocks import group_norm, se
 from torchgraft.errors import OptionError, ShapeError, TargetError
+from torchgraft.select import Site
 
 
 def test_by_class_everywhere(small, images):
@@ -118,3 +124,103 @@ def test_remove_refuses_what_changes_the_shape():
     assert "layer3" in caught.value.found
     with pytest.raises(TargetError):
         pipe(resnet50(), remove("layer9"))
+
+
+def test_operations_are_exchanged_wherever_they_run():
+    model = inception_v3(init_weights=False, aux_logits=True).eval()
+    result = pipe(model, replace(op(F.relu), nn.SiLU))
+    assert not [
+        n for m in result.modules() if hasattr(m, "graphs") for n in m.graph.nodes if n.target is F.relu
+    ]
+    assert type(result.Mixed_5b.branch1x1.relu) is nn.SiLU
+
+
+def test_what_was_written_in_place_is_seen_by_later_users(images):
+    class Written(nn.Module):
+        def __init__(self, act: nn.Module) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 1), act
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            self.act(y)
+            return y + self.act(y)
+
+    model = Written(nn.ReLU(inplace=True))
+    plain = pipe(model, replace("act", nn.ReLU()))
+    assert plain(images).equal(model(images))
+    assert pipe(model, replace("act", nn.ReLU(inplace=True)))(images).equal(model(images))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.part = nn.Conv2d(3, 4, 1), Inner()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return x + self.part(x)
+
+    class Inner(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu(x, inplace=True) * 2
+
+    with pytest.raises(TargetError, match="goes on to use"):
+        pipe(Around(), replace("part.relu", nn.SiLU))
+
+
+def test_normalisations_carry_their_values():
+    model = enliven(resnet18()).eval()
+    x = torch.randn(1, 3, 64, 64)
+    for new in (FrozenBatchNorm2d, nn.SyncBatchNorm, "frozen_batch_norm", "sync_batch_norm", "batch_norm"):
+        result = pipe(model, replace(nn.BatchNorm2d, new)).eval()
+        assert torch.allclose(result(x), model(x), rtol=1e-5, atol=1e-5), new
+    for new in (group_norm(32), LayerNorm2d, "layer_norm2d"):
+        result = pipe(model, replace(nn.BatchNorm2d, new))
+        assert result.bn1.weight.equal(model.bn1.weight)
+        assert result.layer4[1].bn2.bias.equal(model.layer4[1].bn2.bias)
+    with pytest.raises(OptionError) as caught:
+        pipe(model, replace(nn.BatchNorm2d, group_norm(48)))
+    assert caught.value.write == "group_norm(32)"
+    untouched = pipe(model, replace(nn.BatchNorm2d, lambda old: nn.BatchNorm2d(old.num_features)))
+    assert untouched.bn1.weight.eq(1).all()
+
+
+def test_a_function_gets_the_module_and_its_site():
+    seen = []
+
+    def same(old: nn.Module, site: Site) -> nn.Module:
+        seen.append((site.path, tuple(site.output[1:]), site.layout))
+        return nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+
+    pipe(
+        resnet18(),
+        replace("layer1.0.conv1", same, keep_shape=False),
+        replace("layer1.0.conv2", nn.Identity()),
+    )
+    assert seen == [("layer1.0.conv1", (64, 56, 56), "NCHW")]
+
+
+def test_a_shared_module_on_different_values_asks_which_call_is_meant():
+    model = resnet50()
+    with pytest.raises(TargetError) as caught:
+        pipe(model, replace("layer1.0.relu", "batch_norm"))
+    assert "2 kinds of values" in caught.value.summary
+    assert "layer1.0.relu_2: n 256 h w" in caught.value.found
+    result = pipe(model, replace(at("layer1.0.relu").last, "batch_norm"))
+    assert result.layer1[0].relu_2.num_features == 256
+    assert type(result.layer1[0].relu) is nn.ReLU
+
+
+def test_a_block_gets_the_width_and_stride_of_what_it_replaces(images):
+    result = pipe(resnet18().eval(), replace("layer2.0.conv1", "depthwise_separable"))
+    assert result(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+    assert result.layer2[0].conv1(torch.randn(1, 64, 8, 8)).shape == (1, 128, 4, 4)
+
+
+def test_blocks_are_turned_for_channels_last():
+    swin = SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4]).eval()
+    result = pipe(swin, replace("features.0.2", group_norm(4)))
+    assert result(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
+    assert [n.target for n in result.features[0].graph.nodes if n.op == "call_function"] == [
+        torch.movedim
+    ] * 2

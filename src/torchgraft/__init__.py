@@ -11,7 +11,10 @@ from torchgraft.edits.remove import remove as remove
 from torchgraft.edits.replace import replace as replace
 from torchgraft.edits.wrap import wrap as wrap
 from torchgraft.errors import GraftError as GraftError
-from torchgraft.select.selector import at as at
+from torchgraft.select import at as at
+from torchgraft.select import node as node
+from torchgraft.select import op as op
+from torchgraft.select import where as where
 from torchgraft.show.explain import explain as explain
 from torchgraft.transform import compose as compose
 from torchgraft.transform import identity as identity
@@ -29,11 +32,14 @@ __all__ = [
     "freeze",
     "identity",
     "inject",
+    "node",
+    "op",
     "pipe",
     "remove",
     "replace",
     "swap_head",
     "trace",
     "unfreeze",
+    "where",
     "wrap",
 ]

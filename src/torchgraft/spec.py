@@ -82,3 +82,9 @@ def shape_text(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return "(" + ", ".join(shape_text(v) for v in value) + ")"
     return type(value).__name__
+
+
+def layout_name(spec: TensorSpec) -> str | None:
+    """Name the layout of a value: ``NCHW``, ``NHWC``, ``NLC``, ``NC``."""
+    names = _NAMES.get((spec.rank or 0, spec.axis % (spec.rank or 1)))
+    return "".join(names).upper() if names else None

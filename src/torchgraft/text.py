@@ -7,13 +7,16 @@ import enum
 import functools
 import inspect
 import json
+import operator
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import attrs
+import torch
 
 from torchgraft.errors import OptionError
 
+_HOMES = {torch.nn.functional: "F", torch: "torch", torch.Tensor: "torch.Tensor", operator: "operator"}
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -71,6 +74,10 @@ def class_name(cls: type) -> str:
 
 def function_name(function: Callable[..., object]) -> str:
     """Write a function by its import path; a lambda by the place where it stands."""
+    short = getattr(function, "__name__", "")
+    for home, said in _HOMES.items():
+        if short and getattr(home, short, None) is function:
+            return f"{said}.{short}"
     name = getattr(function, "__qualname__", type(function).__name__)
     code = getattr(function, "__code__", None)
     if "<" in name and code is not None:
@@ -147,3 +154,12 @@ def signature_text(signature: inspect.Signature) -> str:
     """Write the parameters of a function without their annotations."""
     bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(inspect.Signature(bare))
+
+
+def columns(rows: Iterable[tuple[str, ...]]) -> str:
+    """Write rows as columns of equal width, two spaces between them."""
+    held = list(rows)
+    widths = [max(map(len, column)) for column in zip(*held, strict=True)] if held else []
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in held
+    )

@@ -38,6 +38,11 @@ class Block:
         """Whether the module is called with the input of its target, then its output."""
         return False
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is a module that is put in as it is."""
+        return False
+
     def build(self, site: TensorSpec) -> nn.Module:
         """Make the module for a place: its channels, device and dtype."""
         raise NotImplementedError(type(self).__name__)

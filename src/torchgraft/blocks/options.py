@@ -21,11 +21,13 @@ class Rule:
         says: the rule in words: ``a positive integer``.
         holds: tells whether a value follows it.
         right: gives a value that does, near to one that does not; ``None`` for the default.
+        calls_for: gives the options that would have to be otherwise for a value that does.
     """
 
     says: str
     holds: Callable[[object], bool]
     right: Callable[[object], object] | None = None
+    calls_for: Callable[[object, Mapping[str, object]], Mapping[str, object]] = lambda value, options: {}
 
 
 def _whole(value: object) -> bool:
@@ -34,6 +36,18 @@ def _whole(value: object) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _positions(value: object) -> tuple[int, ...]:
+    """Put what may be positions in order."""
+    held = value if isinstance(value, (tuple, list, set, frozenset, range)) else (value,)
+    return tuple(sorted({item for item in held if _whole(item) and item >= 0}))
+
+
+def _fused(parts: object, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the smallest number of parts that would have these positions, where it has not."""
+    fused, last = options.get("fused"), _positions(parts)[-1]
+    return {} if isinstance(fused, int) and last < fused else {"fused": last + 1}
 
 
 Positive = Annotated[int, Rule("a positive integer", lambda v: _whole(v) and v > 0)]
@@ -50,7 +64,26 @@ Probability = Annotated[
     Rule("a probability below 1", lambda v: _number(v) and 0 <= v < 1),
 ]
 Above = Annotated[float, Rule("a number above 0", lambda v: _number(v) and v > 0)]
+Start = Annotated[
+    float,
+    Rule(
+        "a number above 0 with neutral=False",
+        lambda v: _number(v) and v > 0,
+        calls_for=lambda v, options: {"neutral": False} if options.get("neutral") else {},
+    ),
+]
+"""What something starts at that is not neutral."""
 Real = Annotated[float, Rule("a number", _number)]
+Parts = Annotated[
+    tuple[int, ...],
+    Rule(
+        "a tuple of positions in order, each from 0 to fused - 1,",
+        lambda v: isinstance(v, tuple) and bool(v) and v == _positions(v),
+        lambda v: _positions(v) or None,
+        _fused,
+    ),
+]
+"""Some of the equal parts, ``fused`` of them, that a layer's output consists of."""
 _FLAG = Rule("True or False", lambda v: isinstance(v, bool), bool)
 
 
@@ -79,16 +112,19 @@ def check_options(
     """
     for name, value in options.items():
         held = rules.get(name, ())
-        if not held or any(rule.holds(value) for rule in held):
+        follows = [rule for rule in held if rule.holds(value)]
+        changes = follows[0].calls_for(value, options) if follows else {}
+        if not held or (follows and not changes):
             continue
         right = held[0].right(value) if held[0].right else None
         right = defaults.get(name) if right is None else right
-        fixed = {**options, name: right}
+        if not changes and right is not None:
+            changes = {name: right, **(held[0].calls_for(right, options) if held[0].holds(right) else {})}
         raise OptionError(
             f"{name} must be {' or '.join(rule.says for rule in held)}",
             asked=write(options),
-            found=f"{name}={literal(value)}",
-            write=write(fixed) if right is not None else "",
+            found=", ".join(f"{key}={literal(options[key])}" for key in {name: value, **changes}),
+            write=write({**options, **changes}) if changes else "",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -26,6 +27,11 @@ class Ready(Block):
     """A module as it is; a copy of it is put in, and it cannot be written to a file."""
 
     module: nn.Module = attrs.field(eq=id)
+
+    @property
+    def ready(self) -> bool:
+        """It is put in as it is."""
+        return True
 
     def build(self, site: TensorSpec) -> nn.Module:  # noqa: ARG002 - a module is what it is
         """Copy the module."""
@@ -90,6 +96,39 @@ class OfFunction(Block):
         """Name the module after the function."""
         name = getattr(self.function, "__name__", "block")
         return "block" if name == "<lambda>" else name
+
+    def __repr__(self) -> str:
+        return function_name(self.function)
+
+
+@attrs.frozen(repr=False)
+class OfOld(Block):
+    """A function that makes a module from the one it replaces, or from that and its site."""
+
+    function: Callable[..., object]
+
+    def make(self, old: nn.Module, site: object) -> nn.Module:
+        """Call the function.
+
+        Raises:
+            OptionError: it raises, or does not return a module.
+        """
+        needed = [
+            p
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.VAR_POSITIONAL
+            or (p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+        ]
+        given = self.function if len(needed) < 2 else functools.partial(_swapped, self.function, site)
+        new = made_by(given, old, "replace(target, lambda old: ...)")
+        if not isinstance(new, nn.Module):
+            raise OptionError(
+                "the function given to replace did not return a module",
+                asked=function_name(self.function),
+                found=kind(new),
+                write="replace(target, lambda old: nn.Identity())",
+            )
+        return new
 
     def __repr__(self) -> str:
         return function_name(self.function)
@@ -175,6 +214,10 @@ def made_by(function: Callable[..., object], value: object, write: str) -> objec
             found=f"{type(error).__name__}: {error}",
             write=write,
         ) from error
+
+
+def _swapped(function: Callable[..., object], site: object, old: object) -> object:
+    return function(old, site)
 
 
 def _suggestion(value: object) -> str:

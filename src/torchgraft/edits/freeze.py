@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
-from torchgraft.select.selector import Selector, Target, parse
+from torchgraft.select import Selector, Target, parse
 from torchgraft.text import check_flags, spelled
 from torchgraft.transform import Transform
 
@@ -28,13 +28,12 @@ class Freeze(Transform):
     norm_stats: bool = attrs.field(kw_only=True, default=True)
 
     def _edit(self, draft: Draft) -> None:
-        for module in _modules(self.target, draft):
-            for parameter in module.parameters():
+        for parameters, modules in _sites(self.target, draft):
+            for parameter in parameters:
                 parameter.requires_grad_(False)
             if self.norm_stats:
-                for part in module.modules():
-                    if keeps_statistics(part):
-                        _hold(part)
+                for part in filter(keeps_statistics, modules):
+                    _hold(part)
 
 
 @attrs.frozen(repr=False)
@@ -45,11 +44,11 @@ class Unfreeze(Transform):
     target: Selector
 
     def _edit(self, draft: Draft) -> None:
-        for module in _modules(self.target, draft):
-            for parameter in module.parameters():
+        for parameters, modules in _sites(self.target, draft):
+            for parameter in parameters:
                 if parameter.is_floating_point() or parameter.is_complex():
                     parameter.requires_grad_(True)
-            for part in module.modules():
+            for part in modules:
                 _release(part)
 
 
@@ -57,7 +56,8 @@ class Unfreeze(Transform):
 def freeze(target: Target, *, norm_stats: bool = True) -> Freeze:
     """Hold the parameters of a target; ``.train()`` does not thaw them.
 
-    ``"*"`` is every child of the model, ``"**"`` also the parameters of its root.
+    ``"*"`` is every child of the model, ``"**"`` also the parameters of its root, and
+    ``~at("head")`` all that is not in the head.
     Order decides: blocks added to a frozen target later are trainable. Tied parameters are
     held under all their names. Dropout and stochastic depth keep following ``.train()``.
 
@@ -110,17 +110,18 @@ def keeps_statistics(module: nn.Module) -> bool:
     return any(name in ("_u", "_v") or name.startswith("running_") for name in module._buffers)
 
 
-def _modules(target: Selector, draft: Draft) -> Iterator[nn.Module]:
-    if target.covers_root():
-        yield draft.root
-    for site in target.find(draft):
+def _sites(target: Selector, draft: Draft) -> Iterator[tuple[list[nn.Parameter], list[nn.Module]]]:
+    """Yield, for each site, its parameters and the modules of which the statistics are meant."""
+    for site in target.find(draft, own=True):
         if not site.is_module:
             raise TargetError(
                 f"{site.path!r} is an operation, which has no parameters",
                 found=f"a node of {site.owner or 'the root'}",
                 write="the module that holds the parameters",
             )
-        yield draft.get(site.path)
+        module = draft.get(site.path)
+        own = [p for p in module._parameters.values() if p is not None]
+        yield (own, [module]) if site.own else (list(module.parameters()), list(module.modules()))
 
 
 def _hold(module: nn.Module) -> None:

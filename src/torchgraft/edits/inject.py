@@ -13,7 +13,7 @@ from torchgraft.edits.placing import check_name, put
 from torchgraft.errors import OptionError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, before, relative
-from torchgraft.select.selector import Selector, Site, Target, parse
+from torchgraft.select import Selector, Site, Target, parse
 from torchgraft.text import literal, near, spelled
 from torchgraft.transform import Transform
 

@@ -10,7 +10,7 @@ from torchgraft.errors import ShapeError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, bypass
 from torchgraft.graph.names import Node
-from torchgraft.select.selector import Selector, Site, Target, outermost, parse
+from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import spelled
 from torchgraft.transform import Transform

@@ -10,26 +10,18 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block
-from torchgraft.blocks.parse import BlockLike, made_by, parse_block
-from torchgraft.errors import AnalysisError, OptionError, ShapeError, TargetError, TraceError
+from torchgraft.blocks.norms import both_normalise, carry
+from torchgraft.blocks.parse import BlockLike, OfOld, parse_block
+from torchgraft.edits.uses import Use, inplace, place_for, uses_of
+from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import after, exchange_node, feeds_output_only
-from torchgraft.graph.layout import spec_of
+from torchgraft.graph.edges import after, exchange_node, feeds_output_only, later_users, turn
+from torchgraft.graph.names import Node
 from torchgraft.graph.run import ModuleCall, run_on_meta
-from torchgraft.select.selector import Selector, Site, Target, outermost, parse
-from torchgraft.spec import TensorSpec, shape_text
-from torchgraft.text import check_flags, function_name, kind, spelled
+from torchgraft.select import Selector, Site, Target, outermost, parse
+from torchgraft.spec import shape_text
+from torchgraft.text import check_flags, spelled
 from torchgraft.transform import Transform
-
-
-@attrs.frozen(repr=False)
-class OfOld(Block):
-    """A function that makes a module from the one it replaces."""
-
-    function: Callable[[nn.Module], nn.Module]
-
-    def __repr__(self) -> str:
-        return function_name(self.function)
 
 
 @attrs.frozen(repr=False)
@@ -45,77 +37,85 @@ class Replace(Transform):
     def _edit(self, draft: Draft) -> None:
         draft.reshaped |= not self.keep_shape
         for site in _once(outermost(self.target.find(draft)), draft):
-            if site.is_module:
-                self._module(draft, site.path)
-            else:
-                self._node(draft, site)
+            self._exchange(draft, site)
 
-    def _module(self, draft: Draft, path: str) -> None:
-        old = draft.get(path)
-        calls = self._record(draft, path) if self.keep_shape else []
-        if self.keep_shape and not calls:
-            draft.calls(path)  # says why it is never called
-        new = self._build(old, lambda: _spec(draft, path))
-        if self.keep_weights:
-            _carry(old, new)
-        new.train(old.training)
-        for call in calls:
-            self._check(draft, path, call, new)
-        draft.exchange(path, new)
+    def _exchange(self, draft: Draft, site: Site) -> None:
+        records = self._records(draft, site) if self.keep_shape else []
+        if self.keep_shape and site.is_module and not records:
+            draft.calls(site.path)  # says why it is never called
+        new, turned = self._build(draft, site)
+        new.train(draft.get(site.path if site.is_module else site.owner or "").training)
+        for record in records:
+            self._check(draft, site, record, new, turned=turned)
+        waiting = list(_written_in_place(draft, site, new))
+        if site.is_module:
+            draft.exchange(site.path, new)
+            uses = uses_of(draft, site) if turned or any(waiting) else []
+            for use in uses:
+                draft.open(use.owner)
+            nodes = [use.node for use in uses]
+        else:
+            owner = site.owner or ""
+            draft.open(owner)
+            name = draft.fresh(owner, site.short)
+            draft.place(owner, name, new)
+            nodes = [exchange_node(found, name) for found in site.nodes]
+        for node, users in zip(nodes, waiting, strict=False):
+            for user in users:
+                user.replace_input_with(node.all_input_nodes[0], node)
+        for node in nodes if turned else ():
+            turn(node)
+        draft.changed()
 
-    def _record(self, draft: Draft, path: str) -> list[ModuleCall]:
+    def _build(self, draft: Draft, site: Site) -> tuple[nn.Module, bool]:
+        """Make the new module; tell whether the channels have to be moved to axis 1 for it."""
+        old = site.module
+        if isinstance(self.new, OfOld):
+            new, turned = self.new.make(old or nn.Identity(), site), False
+        else:
+            fixed = self.new.fixed()
+            spec = None if fixed is not None else place_for(draft, site, self.new)
+            new = self.new.build(spec) if spec is not None else cast("nn.Module", fixed)
+            turned = spec is not None and spec.channels_last and self.new.channels_first
+        made_for_it = not isinstance(self.new, OfOld) and not self.new.ready
+        if old is not None and (self.keep_weights or (made_for_it and both_normalise(old, new))):
+            carry(old, new)
+        return new, turned
+
+    def _records(self, draft: Draft, site: Site) -> list[ModuleCall]:
+        if not site.is_module:
+            owner, node = site.owner or "", site.nodes[0]
+            if not node.all_input_nodes:
+                raise TargetError(
+                    f"{site.path!r} takes no value of the graph, so a module cannot take its place",
+                    found=site.kind,
+                    write="a target that takes a value",
+                )
+            given = tuple(draft.value(owner, source) for source in node.all_input_nodes)
+            return [ModuleCall(site.path, nn.Identity(), given, {}, draft.value(owner, node))]
         try:
-            return draft.record(path)
+            return draft.record(site.path)
         except AnalysisError as error:
             error.write = (
                 f"{attrs.evolve(self, keep_shape=False)!r}, which checks no shape; or example=<an input>"
             )
             raise
 
-    def _node(self, draft: Draft, site: Site) -> None:
-        owner, node = site.owner or "", site.nodes[0]
-        sources = node.all_input_nodes
-        if not sources:
-            raise TargetError(f"{site.path!r} takes no value of the graph, so a module cannot take its place")
-        old = draft.get(f"{owner}.{node.target}".lstrip(".")) if node.op == "call_module" else nn.Identity()
-        new = self._build(old, lambda: spec_of(draft, owner, sources[0], needs_rank=self.new.needs_rank))
-        new.train(draft.get(owner).training)
-        if self.keep_shape:
-            given = tuple(draft.value(owner, source) for source in sources)
-            call = ModuleCall(site.path, old, given, {}, draft.value(owner, node))
-            self._check(draft, site.path, call, new)
-        draft.open(owner)
-        name = draft.fresh(owner, site.short)
-        draft.place(owner, name, new)
-        for found in site.nodes:
-            exchange_node(found, name)
-        draft.changed()
-
-    def _build(self, old: nn.Module, spec: Callable[[], TensorSpec]) -> nn.Module:
-        if isinstance(self.new, OfOld):
-            new = made_by(self.new.function, old, "replace(target, lambda old: ...)")
-            if not isinstance(new, nn.Module):
-                raise OptionError(
-                    "the function given to replace did not return a module",
-                    found=kind(new),
-                    write="replace(target, lambda old: nn.Identity())",
-                )
-            return new
-        return self.new.fixed() or self.new.build(spec())
-
-    def _check(self, draft: Draft, path: str, call: ModuleCall, new: nn.Module) -> None:
-        consumer, free = _consumer(draft, path)
+    def _check(self, draft: Draft, site: Site, call: ModuleCall, new: nn.Module, *, turned: bool) -> None:
+        consumer, free = _consumer(draft, site)
+        args = tuple(_moved(a, -1, 1) for a in call.args) if turned else call.args
         try:
-            output = run_on_meta(new, call.args, call.kwargs, training=False).output
+            output = run_on_meta(new, args, call.kwargs, training=False).output
+            output = _moved(output, 1, -1) if turned else output
         except Exception as error:
             raise ShapeError(
-                f"{self.new!r} does not take what {path!r} takes: {shape_text(call.args)}",
+                f"{self.new!r} does not take what {site.path!r} takes: {shape_text(call.args)}",
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
                 write="a module for that shape",
             ) from error
         if shape_text(output) != shape_text(call.output) and not free:
             raise ShapeError(
-                f"{path!r} gives {shape_text(call.output)} and {self.new!r} gives {shape_text(output)}",
+                f"{site.path!r} gives {shape_text(call.output)} and {self.new!r} gives {shape_text(output)}",
                 found=f"{consumer} takes {shape_text(call.output)}",
                 write="a module that gives that shape; keep_shape=False to change it on purpose",
             )
@@ -124,7 +124,7 @@ class Replace(Transform):
 @spelled
 def replace(
     target: Target,
-    new: BlockLike | Callable[[nn.Module], nn.Module],
+    new: BlockLike | Callable[[nn.Module], nn.Module] | Callable[[nn.Module, Site], nn.Module],
     *,
     keep_shape: bool = True,
     keep_weights: bool = False,
@@ -133,11 +133,14 @@ def replace(
 
     A module is exchanged for all its calls and under all its names. The new one has to take
     what the old one took and give what it gave, unless only the model's output is concerned.
+    A block is built for what flows in there, with the width and the stride of what it
+    replaces. A normalisation takes over the affine values and the statistics of the one it
+    replaces, where it has them.
 
     Args:
-        target: path, glob, module class, node name, or a selector.
-        new: a block, a module, a module class (called with the channel count if it needs one
-            value), or a function of the old module.
+        target: path, glob, module class, operation, or a selector.
+        new: a block or its name, a module, a module class (called with the channel count if
+            it needs one value), or a function of the old module, or of it and its site.
         keep_shape: refuse another output shape; ``False`` to change it on purpose.
         keep_weights: copy the old tensors that have the same name and shape.
 
@@ -149,11 +152,12 @@ def replace(
 
     Example:
         >>> from torch import nn
-        >>> replace(nn.ReLU, nn.SiLU)
-        replace(nn.ReLU, nn.SiLU)
+        >>> from torchgraft import op
+        >>> replace(nn.ReLU, nn.SiLU) >> replace(op("relu"), nn.SiLU)
+        compose(replace(nn.ReLU, nn.SiLU), replace(op("relu"), nn.SiLU))
     """
     plain = callable(new) and not isinstance(new, (Block, str, nn.Module, type)) and not hasattr(new, "kind")
-    made = OfOld(cast("Callable[[nn.Module], nn.Module]", new)) if plain else parse_block(new)
+    made = OfOld(cast("Callable[..., object]", new)) if plain else parse_block(new)
     step = Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
     check_flags(step, keep_shape=keep_shape, keep_weights=keep_weights)
     return step
@@ -168,26 +172,47 @@ def _once(sites: list[Site], draft: Draft) -> Iterator[Site]:
             yield site
 
 
-def _spec(draft: Draft, path: str) -> TensorSpec:
-    call = draft.calls(path)[0]
-    return spec_of(draft, call.owner, call.node)
+def _written_in_place(draft: Draft, site: Site, new: nn.Module) -> Iterator[list[Node]]:
+    """Yield, for each use that writes what it takes, the later users of that value.
+
+    They see what was written, so they have to take what the new module gives instead.
+
+    Raises:
+        TargetError: the value belongs to a caller that goes on to use it.
+    """
+    if getattr(new, "inplace", False) is True:
+        return
+    try:
+        uses = uses_of(draft, site)
+    except (TargetError, TraceError):
+        return
+    for use in uses:
+        users = later_users(use.node) if inplace(use, site.module) else []
+        if inplace(use, site.module) and _callers_use(draft, use):
+            raise TargetError(
+                f"{site.path!r} writes in place what the caller of {use.owner!r} goes on to use",
+                found=f"{use.node.name} on an argument of its forward",
+                write=f'pipe(model, replace("{site.path}", <the same without inplace>), ...) first',
+            )
+        yield users
 
 
-def _consumer(draft: Draft, path: str) -> tuple[str, bool]:
+def _callers_use(draft: Draft, use: Use) -> bool:
+    """Tell whether the value that a use takes is an argument that the caller uses later."""
+    source = next(iter(use.node.all_input_nodes), None)
+    if source is None or source.op != "placeholder" or not use.owner:
+        return False
+    return any(later_users(call.node) for call in draft.calls(use.owner))
+
+
+def _consumer(draft: Draft, site: Site) -> tuple[str, bool]:
     """Name what takes the output, and tell whether it is nothing but the model's output."""
     try:
-        if not draft.has(path):
-            return "its consumer", False
-        edges = [after(call.owner, call.graph, call.node) for call in draft.calls(path)]
+        edges = [after(use.owner, use.node.graph, use.node) for use in uses_of(draft, site)]
     except (TargetError, TraceError):
         return "its caller", False
     return edges[0].consumer(), all(feeds_output_only(draft, edge) for edge in edges)
 
 
-def _carry(old: nn.Module, new: nn.Module) -> None:
-    """Copy the tensors that have the same name and shape."""
-    held = old.state_dict()
-    with torch.no_grad():
-        for name, tensor in new.state_dict().items():
-            if name in held and held[name].shape == tensor.shape:
-                tensor.copy_(held[name])
+def _moved(value: object, source: int, destination: int) -> object:
+    return torch.movedim(value, source, destination) if isinstance(value, torch.Tensor) else value

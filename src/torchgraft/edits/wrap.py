@@ -13,7 +13,7 @@ from torchgraft.edits.placing import check_name, put
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, called, exits, output, relative
 from torchgraft.graph.kinds import is_container
-from torchgraft.select.selector import Selector, Site, Target, outermost, parse
+from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.text import spelled
 from torchgraft.transform import Transform
 

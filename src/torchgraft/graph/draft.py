@@ -93,7 +93,7 @@ class Draft(Tree):
                 try:
                     here = self._calls_in(owner, module)
                     # A level above may run the forward of this one line by line, or not at all.
-                    if here and self._reached(owner):
+                    if here and self.reached(owner):
                         found.update((id(call.node), call) for call in here)
                 except TraceError as error:
                     stopped = stopped or error
@@ -107,6 +107,17 @@ class Draft(Tree):
             found="its parent uses its parameters or its children directly",
             write=f"a target that is called{self._called_near(path)}",
         )
+
+    def reached(self, owner: str) -> bool:
+        """Tell whether the forward of a level runs when the model runs, as far as can be seen."""
+        if not owner:
+            return True
+        try:
+            return bool(self.calls(owner))
+        except TargetError:
+            return False
+        except TraceError:
+            return True
 
     def record(self, path: str) -> list[ModuleCall]:
         """Return what the calls of a module got and gave, on meta tensors.
@@ -241,17 +252,6 @@ class Draft(Tree):
                         index.setdefault(str(node.target), []).append(Call(owner, graph, node))
         names = {name[len(owner) :].lstrip(".") for name in self.names(module) if _inside(name, owner)}
         return [call for name in names for call in index.get(name, [])]
-
-    def _reached(self, owner: str) -> bool:
-        """Tell whether the forward of a level runs when the model runs, as far as can be seen."""
-        if not owner:
-            return True
-        try:
-            return bool(self.calls(owner))
-        except TargetError:
-            return False
-        except TraceError:
-            return True
 
     def _called_near(self, path: str) -> str:
         names = [name for name, _ in self.get(path).named_children()]

@@ -189,13 +189,41 @@ def feeds_output_only(draft: Draft, edge: Edge) -> bool:
     return all(feeds_output_only(draft, after(c.owner, c.graph, c.node)) for c in draft.calls(edge.owner))
 
 
-def exchange_node(node: fx.Node, name: str) -> None:
+def exchange_node(node: fx.Node, name: str) -> fx.Node:
     """Put the call of a child in the place of a node; it takes the values that the node took."""
     graph = node.graph
     with graph.inserting_before(node):
         new = graph.call_module(name, tuple(node.all_input_nodes))
     node.replace_all_uses_with(new)
     graph.erase_node(node)
+    return new
+
+
+def turn(call: fx.Node) -> None:
+    """Move the channels to axis 1 for a call, and back."""
+    (source, *others), graph = call.args, call.graph
+    with graph.inserting_before(call):
+        entry = graph.call_function(torch.movedim, (source, -1, 1))
+    call.args = (entry, *others)
+    users = tuple(call.users)
+    with graph.inserting_after(call):
+        back = graph.call_function(torch.movedim, (call, 1, -1))
+    for user in users:
+        user.replace_input_with(call, back)
+
+
+def later_users(node: fx.Node) -> list[fx.Node]:
+    """List the uses of what a node takes that come after it: they see what it wrote in place."""
+    source = next(iter(node.all_input_nodes), None)
+    if source is None:
+        return []
+    behind = False
+    found = []
+    for other in node.graph.nodes:
+        if behind and other in source.users and other is not node:
+            found.append(other)
+        behind = behind or other is node
+    return found
 
 
 def bypass(node: fx.Node) -> None:

@@ -19,3 +19,13 @@ def is_container(module: nn.Module) -> bool:
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, fx.GraphModule)):
         return True
     return bool(module._modules) and not type(module).__module__.startswith("torch.nn")
+
+
+def searched(module: nn.Module) -> bool:
+    """Tell whether the forward of a module may hold operations that users mean.
+
+    The layers of ``torch.nn`` are units, and a plain ``Sequential`` calls its children only.
+    """
+    if not has_forward(module) or type(module).forward is nn.Sequential.forward:
+        return False
+    return not type(module).__module__.startswith("torch.nn.")

@@ -55,3 +55,38 @@ def node_names(draft: Draft, owner: str) -> list[str]:
         return [name for graph in draft.graphs(owner) for name in names_in(graph, owner)]
     except TraceError:
         return []
+
+
+def name_of(node: Node, owner: str) -> str:
+    """Return the qualified name of a node."""
+    return next(name for name, found in names_in(node.graph, owner).items() if found is node)
+
+
+_SAME = {
+    "iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div", "true_divide": "div",
+    "divide": "div", "subtract": "sub", "multiply": "mul", "concat": "cat", "concatenate": "cat",
+    "imatmul": "matmul", "ipow": "pow", "negative": "neg", "absolute": "abs",
+}  # fmt: skip
+
+
+def operation_name(name: str) -> str:
+    """Bring the spellings of one operation to one name: ``iadd`` and ``add_`` are ``add``."""
+    name = name.strip("_") if name.startswith("__") else name.rstrip("_")
+    return _SAME.get(name, name)
+
+
+def canonical(node: Node) -> str:
+    """Name the operation of a node, the same for a function, a method and its in-place form."""
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    return operation_name(name)
+
+
+def grouped(graphs: tuple[fx.Graph, ...], owner: str) -> list[tuple[str, tuple[Node, ...]]]:
+    """Name the nodes of a level, those that are one operation in both modes together."""
+    found: dict[tuple[str, object], list[Node]] = {}
+    for graph in graphs:
+        for name, node in names_in(graph, owner).items():
+            if node.op != "placeholder":
+                found.setdefault((name, repr(node.meta.get("line"))), []).append(node)
+    return [(name, tuple(nodes)) for (name, _), nodes in found.items()]

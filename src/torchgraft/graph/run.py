@@ -28,6 +28,8 @@ class ModuleCall:
         args: positional arguments.
         kwargs: keyword arguments.
         output: what it returned.
+        started: when it began, on the clock of the run.
+        ended: when it returned.
     """
 
     path: str
@@ -35,6 +37,8 @@ class ModuleCall:
     args: tuple[object, ...]
     kwargs: dict[str, object]
     output: object
+    started: int = 0
+    ended: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -81,6 +85,7 @@ class _Recorder:
     def __init__(self, training: bool) -> None:
         self.calls: list[ModuleCall] = []
         self._training = training
+        self._clock = 0
         self._meta: dict[int, torch.Tensor] = {}
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -88,12 +93,14 @@ class _Recorder:
         # Containers are copied: a caller may go on to fill the list that it passed.
         given = cast("tuple[object, ...]", to_meta(args)), cast("dict[str, object]", to_meta(kwargs))
         me = mark(shadow)
+        self._clock = started = self._clock + 1
         try:
             output = forward(*args, **kwargs)
         except Exception as error:
             error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
             raise
-        self.calls.append(ModuleCall(me.path, me.source, *given, to_meta(output)))
+        self._clock += 1
+        self.calls.append(ModuleCall(me.path, me.source, *given, to_meta(output), started, self._clock))
         return output
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:  # noqa: ARG002 - protocol

@@ -1,1 +1,14 @@
-"""Targets: what an edit points at, as values that exist before any model does."""
+"""What one can point at: selectors, and the sites that they find."""
+
+from torchgraft.select.atoms import at as at
+from torchgraft.select.atoms import parse as parse
+from torchgraft.select.operations import node as node
+from torchgraft.select.operations import op as op
+from torchgraft.select.predicate import where as where
+from torchgraft.select.region import outermost as outermost
+from torchgraft.select.selection import Selection as Selection
+from torchgraft.select.selector import Selector as Selector
+from torchgraft.select.selector import Target as Target
+from torchgraft.select.site import Site as Site
+
+__all__ = ["Selection", "Selector", "Site", "Target", "at", "node", "op", "outermost", "parse", "where"]

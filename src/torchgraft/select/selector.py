@@ -1,203 +1,275 @@
-"""Selectors: frozen questions that a draft answers with sites."""
+"""Selectors: frozen questions that a draft answers with sites, and their algebra."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import attrs
-from torch import Tensor, nn
+from torch import nn
 
-from torchgraft.errors import OptionError, TargetError
+from torchgraft.errors import GraftError, OptionError, TargetError
+from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.names import Node, node_names, nodes_named
-from torchgraft.text import kind, literal, near, plural, spelled
+from torchgraft.graph.probe import Example
+from torchgraft.select import steps
+from torchgraft.select.query import Query
+from torchgraft.select.region import Region, children, without
+from torchgraft.select.selection import Selection
+from torchgraft.select.site import Site
+from torchgraft.text import literal
 
-
-@attrs.frozen(eq=False)
-class Site:
-    """One place that a selector found.
-
-    Args:
-        path: path of a module, or qualified name of a node.
-        owner: for a node, path of the level it stands in; ``None`` for a module.
-        nodes: for a node, the node in each graph of its level.
-    """
-
-    path: str
-    owner: str | None = None
-    nodes: tuple[Node, ...] = ()
-
-    @property
-    def is_module(self) -> bool:
-        """Tell whether the site is a module with all its call sites."""
-        return self.owner is None
-
-    @property
-    def short(self) -> str:
-        """The last part of a node's name, as part of another name."""
-        return self.path[len(self.owner or "") :].lstrip(".").replace(".", "_")
+# How tightly Python binds what a selector is written with.
+_OR, _AND, _MINUS, _NOT, _ATOM = range(5)
 
 
 @attrs.frozen(repr=False)
 class Selector:
-    """Say which modules or nodes of a model are meant; a value that is equal by content."""
+    """Say which modules or operations of a model are meant; a value that is equal by content.
 
-    def find(self, draft: Draft) -> list[Site]:
+    Selectors are joined by ``|``, met by ``&``, taken away by ``-`` and turned round by ``~``.
+    A selection covers what stands inside its sites: ``at(nn.Conv2d) - "layer4"`` are the
+    convolutions outside of ``layer4``, ``at(nn.Conv2d) & "layer4"`` those in it, and
+    ``~at("layer4")`` is the rest of the model in its largest parts.
+    """
+
+    @property
+    def binding(self) -> int:
+        """How tightly Python binds the way it is written."""
+        return _ATOM
+
+    @property
+    def single(self) -> bool:
+        """Whether it means one module by its name, so that positions count its calls."""
+        return False
+
+    def answer(self, query: Query) -> list[Site]:
+        """Return the sites, in the order of registration.
+
+        Raises:
+            TargetError: nothing matches, and the query is strict.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def find(self, draft: Draft, *, own: bool = False) -> list[Site]:
         """Return the sites in a draft.
+
+        Args:
+            draft: the model under edit.
+            own: also return what hangs directly on a module of which parts were taken away.
 
         Raises:
             TargetError: nothing matches.
         """
-        raise NotImplementedError(type(self).__name__)
+        return self.answer(Query(draft, own=own))
 
-    def covers_root(self) -> bool:
-        """Tell whether the whole model is meant, with what hangs on its root."""
-        return False
+    def on(self, model: nn.Module, *, example: Example | None = None) -> Selection:
+        """Return what it finds in a model, in the order of execution.
+
+        Args:
+            model: the model; it is only read.
+            example: an input, for models whose input cannot be guessed.
+
+        Returns:
+            The selection: print it, count it, iterate over its sites.
+
+        Raises:
+            TargetError: nothing matches.
+        """
+        check_model(model)
+        query = Query(Draft(model, example))
+        try:
+            sites = query.ordered(self.answer(query))
+        except GraftError as error:
+            error.asked = error.asked or repr(self)
+            raise
+        return Selection(repr(self), tuple(sites), query.draft, query.order.unknown)
+
+    def __or__(self, other: object) -> Selector:
+        return union(self, _parsed(other))
+
+    def __ror__(self, other: object) -> Selector:
+        return union(_parsed(other), self)
+
+    def __and__(self, other: object) -> Selector:
+        return Binary(self, _parsed(other), "&")
+
+    def __rand__(self, other: object) -> Selector:
+        return Binary(_parsed(other), self, "&")
+
+    def __sub__(self, other: object) -> Selector:
+        return Binary(self, _parsed(other), "-")
+
+    def __rsub__(self, other: object) -> Selector:
+        return Binary(_parsed(other), self, "-")
+
+    def __invert__(self) -> Selector:
+        return Complement(self)
+
+    def __bool__(self) -> bool:
+        raise OptionError(
+            "a selector has no truth value",
+            asked=f"bool({self!r})",
+            write=f"{self!r} & other, {self!r} | other or ~{self._in(_NOT)}, not `and`, `or`, `not`",
+        )
+
+    def inside(self, other: Target) -> Selector:
+        """Keep what stands inside another selection, and only look there."""
+        return Derived(self, steps.Inside(_parsed(other)))
+
+    def after(self, other: Target) -> Selector:
+        """Keep what runs when the last of another selection has run."""
+        return Derived(self, steps.After(_parsed(other)))
+
+    def before(self, other: Target) -> Selector:
+        """Keep what has run when the first of another selection runs."""
+        return Derived(self, steps.Before(_parsed(other)))
+
+    def where(self, predicate: Callable[[Site], bool]) -> Selector:
+        """Keep the sites for which a function is true."""
+        return Derived(self, steps.Where(predicate))
+
+    @property
+    def calls(self) -> Selector:
+        """The places where the modules are called, each as an operation of its level."""
+        return Derived(self, steps.Calls())
+
+    @property
+    def first(self) -> Selector:
+        """The first in the order of execution; of one path its first call."""
+        return Derived(self, steps.Nth((0,), "first"))
+
+    @property
+    def last(self) -> Selector:
+        """The last in the order of execution; of one path its last call."""
+        return Derived(self, steps.Nth((-1,), "last"))
+
+    def nth(self, *positions: int) -> Selector:
+        """Pick by position in the order of execution, from 0; of one path its calls."""
+        return Derived(self, steps.Nth(steps.positions(positions)))
+
+    def one(self) -> Selector:
+        """Ask for exactly one match."""
+        return Derived(self, steps.Exactly(1, "one()"))
+
+    def exactly(self, count: int) -> Selector:
+        """Ask for a number of matches."""
+        return Derived(self, steps.Exactly(steps.counted(count)))
+
+    def maybe(self) -> Selector:
+        """Let it match nothing."""
+        return Derived(self, steps.Maybe())
+
+    def innermost(self) -> Selector:
+        """Where matches stand inside each other, keep the inner ones instead of the outer ones."""
+        return Derived(self, steps.Innermost())
 
     def written(self) -> str:
         """Write the selector as an argument: without ``at`` where what it is made from will do."""
         return repr(self)
 
-    def __or__(self, other: object) -> Selector:
-        return union(self, parse(other))
+    def _in(self, binding: int) -> str:
+        return repr(self) if self.binding >= binding else f"({self!r})"
 
-    def __ror__(self, other: object) -> Selector:
-        return union(parse(other), self)
-
-    def __bool__(self) -> bool:
-        raise OptionError(
-            "a selector has no truth value", asked=f"bool({self!r})", write=f"{self!r} | other, not `or`"
-        )
+    def _right_of(self, binding: int) -> str:
+        return self.written() if self.binding > binding else f"({self!r})"
 
 
 Target = Selector | str | type | types.UnionType
 
 
 @attrs.frozen(repr=False)
-class Path(Selector):
-    """Point at exactly one module, or at a node by torchvision's naming."""
+class Derived(Selector):
+    """What is left of a selection after a step."""
 
-    path: str
+    source: Selector
+    step: steps.Step
 
-    def find(self, draft: Draft) -> list[Site]:
-        """Return the module at the path, or the node of that name."""
-        if self.path and draft.has(self.path):
-            return [Site(self.path)]
-        owner = self.path.rpartition(".")[0]
-        while owner and not draft.has(owner):
-            owner = owner.rpartition(".")[0]
-        nodes = nodes_named(draft, owner, self.path)
-        if nodes:
-            return [Site(self.path, owner, nodes)]
-        modules = [name for name, _ in draft.modules() if name]
-        close = near(self.path, [*modules, *node_names(draft, owner)])
-        if owner or "." not in self.path:
-            last = self.path[len(owner) :].lstrip(".")
-            if isinstance(getattr(draft.get(owner), last, None), Tensor):
-                raise TargetError(
-                    f"{literal(self.path)} is a tensor of a module, and targets are modules or operations",
-                    wrong=self.path,
-                    found=f"{last} of {owner or 'the root'}",
-                    near=[owner] if owner else [],
-                )
-        raise TargetError(
-            f"{literal(self.path)} is no module and no node of this model",
-            wrong=self.path,
-            found=plural(len(modules), "module") + (f", no node of that name in {owner or 'the root'}"),
-            near=close,
-        )
-
-    def written(self) -> str:
-        """Write the path alone."""
-        return literal(self.path)
+    def answer(self, query: Query) -> list[Site]:
+        """Take the step."""
+        found = self.step.take(query, self.source)
+        if isinstance(self.step, (steps.Maybe, steps.Exactly)):
+            return found  # they say themselves how few may be left
+        return query.checked(found, f"nothing is left of {self!r}")
 
     def __repr__(self) -> str:
-        return f"at({literal(self.path)})"
-
-
-@attrs.frozen(repr=False)
-class Glob(Selector):
-    """Point at modules by pattern: ``*`` is one level, ``**`` any depth, ``.`` a dot."""
-
-    pattern: str
-
-    def find(self, draft: Draft) -> list[Site]:
-        """Return the modules whose whole path matches."""
-        parts = tuple(self.pattern.split("."))
-        paths = [name for name, _ in draft.modules() if name]
-        found = [Site(name) for name in paths if _matches(tuple(name.split(".")), parts)]
-        if not found:
-            raise TargetError(
-                f"{literal(self.pattern)} matches no module of this model",
-                wrong=self.pattern,
-                found=plural(len(paths), "module"),
-                near=near(self.pattern.replace("*", ""), paths),
-            )
-        return found
-
-    def covers_root(self) -> bool:
-        """Tell whether the pattern is that of everything at any depth."""
-        return self.pattern == "**"
-
-    def written(self) -> str:
-        """Write the pattern alone."""
-        return literal(self.pattern)
-
-    def __repr__(self) -> str:
-        return f"at({literal(self.pattern)})"
-
-
-@attrs.frozen(repr=False)
-class Instances(Selector):
-    """Point at the modules of some classes."""
-
-    classes: tuple[type[nn.Module], ...]
-
-    def find(self, draft: Draft) -> list[Site]:
-        """Return the instances in the order of registration, a shared one once."""
-        found = {
-            id(module): Site(name)
-            for name, module in reversed(list(draft.modules()))
-            if name and isinstance(module, self.classes)
-        }
-        if not found:
-            present = sorted({literal(type(m)) for name, m in draft.modules() if name})
-            raise TargetError(
-                f"this model has no {self._classes()}",
-                found=plural(len(present), "class").replace("classs", "classes") + " of modules",
-                near=near(self._classes(), present),
-            )
-        return list(reversed(found.values()))
-
-    def _classes(self) -> str:
-        return " | ".join(literal(c) for c in self.classes)
-
-    def written(self) -> str:
-        """Write the classes alone."""
-        return self._classes()
-
-    def __repr__(self) -> str:
-        return f"at({self._classes()})"
+        return f"{self.source._in(_ATOM)}.{self.step.written()}"
 
 
 @attrs.frozen(repr=False)
 class Union(Selector):
-    """Point at what any of several selectors points at; each of them must match."""
+    """What any of several selectors points at; each of them must match."""
 
     parts: tuple[Selector, ...]
 
-    def find(self, draft: Draft) -> list[Site]:
-        """Return the sites of the parts, each site once."""
-        return list({site.path: site for part in self.parts for site in part.find(draft)}.values())
+    @property
+    def binding(self) -> int:
+        """How tightly ``|`` binds."""
+        return _OR
 
-    def covers_root(self) -> bool:
-        """Tell whether one of the parts means the whole model."""
-        return any(part.covers_root() for part in self.parts)
+    def answer(self, query: Query) -> list[Site]:
+        """Return the sites of the parts, each site once."""
+        return query.once(site for part in self.parts for site in part.answer(query))
 
     def __repr__(self) -> str:
         first, *others = self.parts
-        return " | ".join([repr(first), *(part.written() for part in others)])
+        return " | ".join([first._in(_OR), *(part._right_of(_OR) for part in others)])
+
+
+@attrs.frozen(repr=False)
+class Binary(Selector):
+    """What two selections have in common, or what one has beyond the other."""
+
+    left: Selector
+    right: Selector
+    sign: str
+
+    @property
+    def binding(self) -> int:
+        """How tightly the sign binds."""
+        return _AND if self.sign == "&" else _MINUS
+
+    def answer(self, query: Query) -> list[Site]:
+        """Meet or take away, by what the sites cover."""
+        left, right = self.left.answer(query), self.right.answer(attrs.evolve(query, own=False))
+        if self.sign == "-":
+            found = without(left, Region(right), own=query.own)
+        else:
+            here, there = Region(left), Region(right)
+            found = query.once([*(s for s in left if there.covers(s)), *(s for s in right if here.covers(s))])
+        return query.checked(found, f"nothing is left of {self!r}")
+
+    def __repr__(self) -> str:
+        return f"{self.left._in(self.binding)} {self.sign} {self.right._right_of(self.binding)}"
+
+
+@attrs.frozen(repr=False)
+class Complement(Selector):
+    """The rest of the model, in its largest parts."""
+
+    part: Selector
+
+    @property
+    def binding(self) -> int:
+        """How tightly ``~`` binds."""
+        return _NOT
+
+    def answer(self, query: Query) -> list[Site]:
+        """Break the model up around what is left out."""
+        out = self.part.answer(attrs.evolve(query, own=False))
+        operation = next((site for site in out if not site.is_module), None)
+        if operation is not None:
+            raise TargetError(
+                f"~ is of modules, and {literal(operation.path)} is an operation",
+                found=repr(self),
+                write=f'at("**") - {self.part.written()}, or op("*") - {self.part.written()}',
+            )
+        root = [Site("", query.draft, own=True)] if query.own else []
+        found = without([*root, *children(query.draft, "")], Region(out), own=query.own)
+        return query.checked(found, f"{self!r} leaves nothing of the model")
+
+    def __repr__(self) -> str:
+        return f"~{self.part._in(_NOT)}"
 
 
 def union(*parts: Selector) -> Selector:
@@ -208,90 +280,7 @@ def union(*parts: Selector) -> Selector:
     return Union(tuple(flat))
 
 
-def parse(target: object) -> Selector:
-    """Turn what users write into a selector.
+def _parsed(target: object) -> Selector:
+    from torchgraft.select.atoms import parse  # noqa: PLC0415 - atoms are selectors themselves
 
-    Args:
-        target: a path, a glob, a module class, classes joined by ``|``, or a selector.
-
-    Returns:
-        The selector.
-
-    Raises:
-        OptionError: the target is none of these.
-    """
-    if isinstance(target, Selector):
-        return target
-    if isinstance(target, str) and target and all(target.split(".")):
-        return Glob(target) if "*" in target else Path(target)
-    if isinstance(target, type) and issubclass(target, nn.Module):
-        return Instances((target,))
-    if isinstance(target, types.UnionType):
-        classes = target.__args__
-        if all(isinstance(c, type) and issubclass(c, nn.Module) for c in classes):
-            return Instances(tuple(classes))
-    raise OptionError(
-        "a target is a path, a glob, a module class or a selector",
-        asked=literal(target),
-        found=kind(target),
-        write='"layer4", "layer4.*", nn.Conv2d or at("layer3") | "layer4"',
-    )
-
-
-@spelled
-def at(target: Target) -> Selector:
-    """Make a selector from a target, to join it with others.
-
-    Args:
-        target: a path, a glob, a module class, classes joined by ``|``, or a selector.
-
-    Returns:
-        The selector.
-
-    Raises:
-        OptionError: the target is none of these.
-
-    Example:
-        >>> at("layer3") | "layer4"
-        at("layer3") | "layer4"
-    """
     return parse(target)
-
-
-def outermost(sites: Sequence[Site]) -> list[Site]:
-    """Drop the sites that stand inside another one of them."""
-    paths = {site.path for site in sites}
-
-    def inside(path: str) -> bool:
-        while path := path.rpartition(".")[0]:
-            if path in paths:
-                return True
-        return False
-
-    return [site for site in sites if not inside(site.path)]
-
-
-def _matches(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not name
-    head, rest = pattern[0], pattern[1:]
-    if head == "**":
-        return any(_matches(name[i:], rest) for i in range(len(name) + 1))
-    return bool(name) and _fits(name[0], head) and _matches(name[1:], rest)
-
-
-def _fits(word: str, pattern: str) -> bool:
-    """Match one level: ``*`` stands for any characters, everything else for itself."""
-    first, *others = pattern.split("*")
-    if not others:
-        return word == pattern
-    last = others.pop()
-    if not (word.startswith(first) and word.endswith(last) and len(word) >= len(first) + len(last)):
-        return False
-    middle = word[len(first) : len(word) - len(last)]
-    for piece in others:
-        position = middle.find(piece)
-        if position < 0:
-            return False
-        middle = middle[position + len(piece) :]
-    return True
