@@ -118,6 +118,10 @@ class TraceError(GraftError, RuntimeError):
         self.lineno = lineno
 
 
+class RecipeError(GraftError, ValueError):
+    """Report a text that is no step, or a step that cannot be written as text."""
+
+
 class AnalysisError(GraftError, RuntimeError):
     """Report that the shapes of a model could not be found out."""
 

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from torchgraft.errors import GraftError, OptionError, TargetError
+from torchgraft.explanation import Explanation, compared
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.history import History, history_of, set_history
+from torchgraft.graph.outline import outline_of
 from torchgraft.graph.probe import Example
 from torchgraft.text import call, kind, literal, spelled
 
@@ -33,6 +35,34 @@ class Transform:
     ) -> nn.Module:
         """Return the edited model; see ``pipe``."""
         return pipe(model, self, example=example, seed=seed)
+
+    def explain(
+        self, model: nn.Module, *, example: Example | None = None, seed: int | None = None
+    ) -> Explanation:
+        """Tell what it would do to a model; the result is not kept.
+
+        Args:
+            model: the model; it is only read.
+            example: as for ``pipe``.
+            seed: as for ``pipe``.
+
+        Returns:
+            The explanation: print it, or read its fields.
+
+        Raises:
+            GraftError: it cannot be done.
+
+        Example:
+            >>> from torchgraft import swap_head
+            >>> print(swap_head(3).explain(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))))
+            Sequential: 43 parameters, 43 trainable in 4 tensors
+              step 1     swap_head(3)
+              opened     the root
+              reshaped   1.weight 2 5 -> 3 5, 1.bias 2 -> 3
+              shape      1 n 2 -> n 3
+        """
+        result = pipe(model, self, example=example, seed=seed)
+        return compared(model, result, self.steps(), example)
 
     def __rshift__(self, other: Transform) -> Transform:
         return compose(self, other)
@@ -136,6 +166,7 @@ def pipe(
     """
     steps = [step for transform in _checked(transforms) for step in transform.steps()]
     check_model(model)
+    outline = outline_of(model)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
     with torch.inference_mode(mode=False), _seeded(seed):
@@ -150,7 +181,7 @@ def pipe(
                 raise
         result = draft.seal()
     before = history_of(model)
-    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before))
+    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before, outline))
     return result
 
 

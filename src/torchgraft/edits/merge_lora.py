@@ -97,7 +97,7 @@ def _plan(draft: Draft, path: str, held: Held) -> tuple[str, nn.Module, list[Cal
         raise TargetError(
             f"{path!r} was made for another layer than {name!r}",
             found=f"{kind(base)}, exchanged or changed since",
-            write=f'remove the LoRA: remove("{path}")',
+            write=f"a LoRA put beside the {type(base).__name__} that is there now",
         )
     for part, where in ((base, name), (module, path)):
         if part._forward_hooks or part._forward_pre_hooks:

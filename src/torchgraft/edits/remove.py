@@ -9,7 +9,7 @@ import attrs
 from torchgraft.errors import ShapeError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, bypass
-from torchgraft.graph.names import Node
+from torchgraft.graph.nodes import Node
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import spelled

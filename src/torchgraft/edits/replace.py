@@ -16,7 +16,7 @@ from torchgraft.edits.uses import Use, inplace, place_for, uses_of
 from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, exchange_node, feeds_output_only, later_users, turn
-from torchgraft.graph.names import Node
+from torchgraft.graph.nodes import Node
 from torchgraft.graph.run import ModuleCall, run_on_meta
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text

@@ -10,7 +10,7 @@ from torchgraft.blocks.block import Block
 from torchgraft.errors import AnalysisError, LayoutError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
-from torchgraft.graph.names import Node, name_of
+from torchgraft.graph.nodes import Node, name_of
 from torchgraft.select import Site
 from torchgraft.spec import TensorSpec
 

@@ -13,6 +13,7 @@ from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.level import Level, make_level, traced_of
+from torchgraft.graph.nodes import all_names
 from torchgraft.graph.probe import Example, arguments_of
 from torchgraft.graph.proxy import UNKNOWN, holds_node
 from torchgraft.graph.run import ModuleCall
@@ -52,6 +53,7 @@ class Draft(Tree):
         self.example = example if example is not None else getattr(model, EXAMPLE, None)
         self.runs = Runs(self._runnable, self.example)
         self.opened: list[str] = []
+        self.before: dict[str, tuple[str, ...]] = {}
         self.unfollowed: TraceError | None = None
         self.reshaped = False
         self.steps: list[str] = []
@@ -158,11 +160,13 @@ class Draft(Tree):
         """
         module = self.get(path)
         if isinstance(module, Level):
+            self.before.setdefault(path, all_names(module.graphs, path))
             self._dirty[id(module)] = module
             return module
         foreign = isinstance(module, fx.GraphModule)
         traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
         level = make_level(module, traced, path)
+        self.before.setdefault(path, all_names(level.graphs, path))
         if foreign:
             self.changed()
         self._dirty[id(level)] = level

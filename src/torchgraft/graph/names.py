@@ -1,36 +1,14 @@
-"""Qualified names of nodes, as torchvision gives them: ``layer1.0.add``, ``layer1.0.relu_2``.
-
-A name is the path of the level, then the child or the operation, numbered in call order.
-"""
+"""Look nodes up by their qualified names in a draft."""
 
 from __future__ import annotations
 
-import re
-
-from torch import fx
-
 from torchgraft.errors import TargetError, TraceError
 from torchgraft.graph.draft import Draft
-
-Node = fx.Node
-
-
-def names_in(graph: fx.Graph, owner: str) -> dict[str, fx.Node]:
-    """Name the nodes of one graph, in execution order."""
-    named: dict[str, fx.Node] = {}
-    count: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op in ("output", "get_attr"):
-            continue
-        base = str(node.target) if node.op == "call_module" else re.sub(r"_\d+$", "", node.name)
-        number = count.get(base, 0)
-        count[base] = number + 1
-        path = f"{base}_{number}" if number else base
-        named[f"{owner}.{path}".lstrip(".")] = node
-    return named
+from torchgraft.graph.nodes import Node as Node
+from torchgraft.graph.nodes import all_names, names_in
 
 
-def nodes_named(draft: Draft, owner: str, name: str) -> tuple[fx.Node, ...]:
+def nodes_named(draft: Draft, owner: str, name: str) -> tuple[Node, ...]:
     """Return the nodes of a level that have a qualified name, one for each mode that has it.
 
     Raises:
@@ -52,41 +30,6 @@ def nodes_named(draft: Draft, owner: str, name: str) -> tuple[fx.Node, ...]:
 def node_names(draft: Draft, owner: str) -> list[str]:
     """List the qualified names of a level's nodes; empty where it cannot be followed."""
     try:
-        return [name for graph in draft.graphs(owner) for name in names_in(graph, owner)]
+        return list(all_names(draft.graphs(owner), owner))
     except TraceError:
         return []
-
-
-def name_of(node: Node, owner: str) -> str:
-    """Return the qualified name of a node."""
-    return next(name for name, found in names_in(node.graph, owner).items() if found is node)
-
-
-_SAME = {
-    "iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div", "true_divide": "div",
-    "divide": "div", "subtract": "sub", "multiply": "mul", "concat": "cat", "concatenate": "cat",
-    "imatmul": "matmul", "ipow": "pow", "negative": "neg", "absolute": "abs",
-}  # fmt: skip
-
-
-def operation_name(name: str) -> str:
-    """Bring the spellings of one operation to one name: ``iadd`` and ``add_`` are ``add``."""
-    name = name.strip("_") if name.startswith("__") else name.rstrip("_")
-    return _SAME.get(name, name)
-
-
-def canonical(node: Node) -> str:
-    """Name the operation of a node, the same for a function, a method and its in-place form."""
-    target = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
-    return operation_name(name)
-
-
-def grouped(graphs: tuple[fx.Graph, ...], owner: str) -> list[tuple[str, tuple[Node, ...]]]:
-    """Name the nodes of a level, those that are one operation in both modes together."""
-    found: dict[tuple[str, object], list[Node]] = {}
-    for graph in graphs:
-        for name, node in names_in(graph, owner).items():
-            if node.op != "placeholder":
-                found.setdefault((name, repr(node.meta.get("line"))), []).append(node)
-    return [(name, tuple(nodes)) for (name, _), nodes in found.items()]

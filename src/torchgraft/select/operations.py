@@ -10,7 +10,7 @@ from torch import nn
 
 from torchgraft.errors import OptionError, TargetError, TraceError
 from torchgraft.graph.kinds import searched
-from torchgraft.graph.names import Node, canonical, grouped, operation_name
+from torchgraft.graph.nodes import Node, canonical, grouped, operation_name
 from torchgraft.select.atoms import Path
 from torchgraft.select.pattern import fits
 from torchgraft.select.query import Query

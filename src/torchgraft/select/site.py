@@ -9,7 +9,7 @@ from torch import nn
 from torchgraft.errors import AnalysisError, GraftError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
-from torchgraft.graph.names import Node, canonical, name_of
+from torchgraft.graph.nodes import Node, canonical, name_of
 from torchgraft.graph.proxy import tensors_in
 from torchgraft.spec import layout_name
 

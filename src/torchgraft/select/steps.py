@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from torchgraft.errors import GraftError, OptionError, TargetError
-from torchgraft.graph.names import Node, name_of
+from torchgraft.graph.nodes import Node, name_of
 from torchgraft.graph.order import NEVER
 from torchgraft.select.query import Query
 from torchgraft.select.region import Region, innermost

@@ -1,0 +1,5 @@
+"""Steps as text: what a transform prints is what is read back, without running any of it."""
+
+from torchgraft.recipe.parse import parse as parse
+
+__all__ = ["parse"]

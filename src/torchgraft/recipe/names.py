@@ -1,0 +1,72 @@
+"""The allow-list: every name that a step as text may use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from torch import nn
+from torch.nn import functional as F
+
+from torchgraft.blocks.registry import find_block
+from torchgraft.blocks.registry import names as block_names
+from torchgraft.edits.freeze import freeze, unfreeze
+from torchgraft.edits.head import drop_head, swap_head
+from torchgraft.edits.inject import inject
+from torchgraft.edits.remove import remove
+from torchgraft.edits.replace import replace
+from torchgraft.edits.wrap import wrap
+from torchgraft.select import at, node, op
+from torchgraft.transform import compose, identity
+
+TRANSFORMS: Mapping[str, Callable[..., object]] = {
+    made.__name__: made
+    for made in (
+        compose,
+        drop_head,
+        freeze,
+        identity,
+        inject,
+        remove,
+        replace,
+        swap_head,
+        unfreeze,
+        wrap,
+    )
+}
+SELECTORS: Mapping[str, Callable[..., object]] = {made.__name__: made for made in (at, node, op)}
+METHODS = frozenset(("inside", "after", "before", "nth", "one", "exactly", "maybe", "innermost"))
+PROPERTIES = frozenset(("first", "last", "calls"))
+NEVER_WRITTEN: Mapping[str, str] = {
+    "edit": "a function of the draft",
+    "where": "a function of a site",
+}
+
+
+def known() -> list[str]:
+    """List the names that may stand alone or be called."""
+    return [*TRANSFORMS, *SELECTORS, *block_names()]
+
+
+def named(name: str) -> object:
+    """Return what a name stands for; ``None`` if it is not on the list."""
+    for table in (TRANSFORMS, SELECTORS):
+        if name in table:
+            return table[name]
+    return find_block(name) if name in block_names() else None
+
+
+def dotted(path: str) -> object:
+    """Return the module class or the torch function that a dotted name stands for.
+
+    Only what is loaded is looked at: nothing is imported and no attribute is computed.
+    """
+    home, _, name = path.rpartition(".")
+    spaces: Mapping[str, object] = {"nn": nn, "F": F, **sys.modules}
+    found = vars(spaces[home]).get(name) if home in spaces else None
+    if isinstance(found, type):
+        return found if issubclass(found, nn.Module) else None
+    within = home in ("F", "torch", "operator") or path.startswith("torch.Tensor.")
+    if path.startswith("torch.Tensor."):
+        found = getattr(sys.modules["torch"].Tensor, name, None)
+    return found if within and callable(found) and not name.startswith("_") else None
