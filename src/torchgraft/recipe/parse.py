@@ -192,7 +192,7 @@ class _Reader:
 
 
 def _may_be_passed(value: object) -> bool:
-    """Tell what is safe to hand over: classes of modules, blocks, transforms; a function could do anything."""
+    """Tell what is safe to hand over: classes, blocks, transforms; a function could do anything."""
     return isinstance(value, (type, Transform, Selector)) or hasattr(value, "kind")
 
 
