@@ -136,8 +136,6 @@ def test_the_samples_of_a_batch_do_not_depend_on_each_other(factory, options, fe
 
 @rows(2)
 def test_an_empty_batch_passes(factory, options, fewest):
-    if factory in (se, eca):
-        pytest.skip("they flatten by a size that an empty batch does not tell")
     module = built(factory(**options), SHAPES[4])
     assert module(torch.randn(0, 16, 7, 5)).shape == (0, 16, 7, 5)
 
@@ -283,12 +281,12 @@ def of_gather_excite(m, x):
         if m.neutral:
             z = z * m.conv.weight[:, 0, 0] + m.conv.bias
         return x * sigmoid(m, z)[..., None]
+    convs = [layer for layer in m.gather if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in m.gather if isinstance(layer, nn.BatchNorm2d)] or [None] * len(convs)
     z = x
-    for layer in m.gather:
-        if isinstance(layer, nn.Conv2d):
-            z = F.conv2d(z, layer.weight, layer.bias, 2, 1, groups=z.shape[1])
-        else:
-            z = z.clamp(min=0) if isinstance(layer, nn.ReLU) else batch_normed(layer, z)
+    for conv, norm in zip(convs, norms, strict=True):
+        z = z if conv is convs[0] else z.clamp(min=0)
+        z = batch_normed(norm, F.conv2d(z, conv.weight, conv.bias, 2, 1, groups=z.shape[1]))
     near = [torch.arange(big) * small // big for big, small in zip(x.shape[2:], z.shape[2:], strict=True)]
     return x * sigmoid(m, z[:, :, near[0]][:, :, :, near[1]])
 
@@ -374,6 +372,16 @@ def test_simam_of_the_paper_is_where_the_blend_is_one():
     nn.init.ones_(neutral.blend)
     x = torch.randn(2, 4, 5, 6)
     assert torch.allclose(neutral(x), paper(x), rtol=0, atol=1e-6)
+
+
+def test_simam_stands_half_precision_and_channels_without_variance():
+    wide = torch.randn(2, 4, 32, 32) * 100  # whose squares do not fit into half precision
+    assert simam().build(spec(4, dtype=torch.float16))(wide.half()).equal(wide.half())
+    paper = simam(neutral=False).build(spec(4))
+    assert torch.allclose(paper((wide / 4).half()).float(), paper(wide / 4), rtol=5e-3, atol=1e-2)
+    flat = torch.zeros(2, 4, 5, 5, requires_grad=True)
+    simam(neutral=False).build(spec(4))(flat).sum().backward()
+    assert flat.grad.isfinite().all()
 
 
 def test_the_batch_norms_of_the_papers_see_the_batch():

@@ -50,7 +50,7 @@ def test_a_name_is_given_once(clean):
     assert parse(repr(wrap("a", "mine"))) == wrap("a", "mine")
     for taken in ("mine", "se"):
         with pytest.raises(OptionError, match="registered already"):
-            register_block(taken)
+            register_block(taken)(nn.ReLU)
     with pytest.raises(OptionError):
         register_block("not a name")
 

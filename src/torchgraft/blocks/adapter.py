@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.blocks.beside import BESIDE, check_same, refuse_in_place
+from torchgraft.blocks.beside import BESIDE, check_beside, refuse_in_place
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Above, Positive
@@ -55,15 +55,16 @@ class Adapter(Bottleneck):
 
 
 class ParallelAdapter(Bottleneck):
-    """Add to what a target gives what a bottleneck makes of what it took."""
+    """Add to what a target gives what a bottleneck makes of what it took, times a factor."""
 
-    scale: float
+    def __init__(self, taken: int, width: int, given: int, *, axis: int, scale: float) -> None:
+        super().__init__(taken, width, given, axis=axis)
+        self.scale = scale
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Change ``y`` by ``x``, at each place on its own."""
-        change = self.change(x)
-        check_same(change, y)
-        return torch.add(y, change, alpha=self.scale)
+        check_beside(x, y, axis=self.axis, channels=self.down.weight.shape[1])
+        return torch.add(y, self.change(x), alpha=self.scale)
 
 
 @block(any_axis=True)
@@ -124,9 +125,7 @@ def parallel_adapter(site: TensorSpec, width: Positive = 64, *, scale: Above = 1
         2110.04366.
     """
     refuse_in_place(site, "parallel_adapter")
-    made = ParallelAdapter(_taken(site), width, site.channels, axis=site.axis)
-    made.scale = scale
-    return made
+    return ParallelAdapter(_taken(site), width, site.channels, axis=site.axis, scale=scale)
 
 
 def _pointwise(taken: int, given: int, axis: int) -> nn.Linear | nn.Conv2d:

@@ -27,11 +27,19 @@ def refuse_in_place(site: TensorSpec, name: str) -> None:
         )
 
 
-def check_same(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Check that two values have one shape, as arithmetic would stretch the smaller one.
+def check_beside(x: torch.Tensor, y: torch.Tensor, *, axis: int = -1, channels: int | None = None) -> None:
+    """Check that what a target took fits beside what it gave; arithmetic would stretch it.
+
+    Args:
+        x: what it took.
+        y: what it gave.
+        axis: axis of the channels.
+        channels: channels that ``x`` has to have; those of ``y`` if ``None``.
 
     Raises:
-        ShapeError: they differ.
+        ShapeError: the places differ, or the channels.
     """
-    if one.shape != other.shape:
-        raise ShapeError(f"{shape_text(one)} does not fit beside {shape_text(other)}")
+    wanted = list(y.shape)
+    wanted[axis] = channels or wanted[axis]
+    if list(x.shape) != wanted:
+        raise ShapeError(f"{shape_text(x)} goes in and {shape_text(y)} comes out")

@@ -33,6 +33,8 @@ class Kind:
         builder: makes the module from the place and the options.
         contract: what the module does to a shape.
         maps: it needs a map with two spatial axes.
+        places: it needs places, of any number of axes.
+        places_with: an option with which it needs them.
         beside: it is called with the input of its target, then its output.
         any_axis: it looks at ``site.axis`` itself; otherwise it works on axis 1.
     """
@@ -40,6 +42,8 @@ class Kind:
     builder: Callable[..., nn.Module]
     contract: Contract
     maps: bool
+    places: bool
+    places_with: str
     beside: bool
     any_axis: bool
 
@@ -84,7 +88,11 @@ class Described(Block):
     @property
     def needs_rank(self) -> bool:
         """Whether building it needs the number of axes."""
-        return self.kind.maps
+        return self.kind.maps or self._needs_places
+
+    @property
+    def _needs_places(self) -> bool:
+        return self.kind.places or dict(self.options).get(self.kind.places_with) is not None
 
     @property
     def channels_first(self) -> bool:
@@ -111,9 +119,12 @@ class Described(Block):
         Raises:
             LayoutError: the value there has no places, and the block is about places.
         """
-        if self.kind.maps and site.rank != 4:
+        fits = site.rank == 4 if self.kind.maps else site.rank != 2 or not self._needs_places
+        if not fits:
             raise LayoutError(
-                f"{self.kind.name} works on the places of a map, and this value has none",
+                f"{self.kind.name} works on the places of a map, and this value has none"
+                if self.kind.maps
+                else f"{self!r} works on places, and this value has none",
                 asked=repr(self),
                 found=repr(site),
                 write="a target that gives a map: n c h w or n h w c; se() and eca() take any layout",
@@ -131,7 +142,13 @@ class Described(Block):
 
 
 def block(
-    contract: Contract = KEEPS_SHAPE, *, maps: bool = False, beside: bool = False, any_axis: bool = False
+    contract: Contract = KEEPS_SHAPE,
+    *,
+    maps: bool = False,
+    places: bool = False,
+    places_with: str = "",
+    beside: bool = False,
+    any_axis: bool = False,
 ) -> Callable[[Builder[P]], Callable[P, Block]]:
     """Make a factory of blocks from a builder, and register it under the builder's name.
 
@@ -141,6 +158,8 @@ def block(
     Args:
         contract: what the module does to a shape.
         maps: it needs a map with two spatial axes.
+        places: it needs places, of any number of axes: a map or tokens.
+        places_with: name of an option with which it needs them.
         beside: its forward takes the input of the target, then its output.
         any_axis: the builder looks at ``site.axis``; otherwise the module works on axis 1,
             and values with the channels last are turned for it.
@@ -158,7 +177,7 @@ def block(
     """
 
     def decorate(builder: Builder[P]) -> Callable[P, Block]:
-        kind = Kind(builder, contract, maps, beside, any_axis)
+        kind = Kind(builder, contract, maps, places, places_with, beside, any_axis)
         rules = rules_of(builder)
         defaults = {n: p.default for n, p in kind.signature.parameters.items() if p.default is not p.empty}
 
@@ -173,6 +192,7 @@ def block(
         make.__doc__ = re.sub(r"\n +site: .*", "", builder.__doc__ or "")  # callers do not give it
         make.__signature__ = kind.signature  # type: ignore[attr-defined]  # read by inspect
         checked = spelled(make)
+        checked.builder = builder  # type: ignore[attr-defined]  # read by the registry
         checked.kind = kind  # type: ignore[attr-defined]  # read by parse_block and by pickle
         register_block(kind.name)(checked)
         return checked

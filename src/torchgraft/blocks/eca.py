@@ -30,7 +30,7 @@ class ECA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` by channel."""
-        pooled = x.reshape(x.size(0), x.size(1), -1).mean(2)
+        pooled = x.unsqueeze(-1).flatten(2).mean(2)  # also of an empty batch
         logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
         return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 

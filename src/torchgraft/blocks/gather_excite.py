@@ -77,7 +77,7 @@ class GatherExcite(nn.Module):
         return x * gate(logits, neutral=self.neutral)
 
 
-@block()
+@block(places_with="extent")
 def gather_excite(site: TensorSpec, *, extent: Extent | None = None, neutral: bool = True) -> nn.Module:
     """Describe gather-excite: gate each channel by what is gathered of it, near or everywhere.
 

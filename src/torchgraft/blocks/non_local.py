@@ -41,7 +41,7 @@ class NonLocal(nn.Module):
         return x + added.reshape_as(x)
 
 
-@block()
+@block(places=True)
 def non_local(site: TensorSpec, *, reduction: Positive = 2, neutral: bool = True) -> nn.Module:
     """Describe the non-local block: add to each place a mean of all, weighted by likeness.
 

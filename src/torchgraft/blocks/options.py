@@ -118,7 +118,7 @@ def check_options(
             continue
         right = held[0].right(value) if held[0].right else None
         right = defaults.get(name) if right is None else right
-        if not changes and right is not None:
+        if not changes and (right is not None or name in defaults):
             changes = {name: right, **(held[0].calls_for(right, options) if held[0].holds(right) else {})}
         raise OptionError(
             f"{name} must be {' or '.join(rule.says for rule in held)}",

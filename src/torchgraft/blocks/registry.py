@@ -54,15 +54,10 @@ def register_block(name: str) -> Callable[[T], T]:
             asked=f"register_block({literal(name)})",
             write='register_block("my_block")',
         )
-    if name in _TABLE:
-        raise OptionError(
-            f"a block named {literal(name)} is registered already",
-            asked=f"register_block({literal(name)})",
-            found=literal(_TABLE[name]),
-            write=f"register_block({literal('my_' + name)})",
-        )
 
     def register(made: T) -> T:
+        if name in _TABLE and _source(made) != _source(_TABLE[name]):
+            raise _taken(name)
         _TABLE[name] = made
         return made
 
@@ -91,3 +86,18 @@ def factory(name: str) -> Callable[..., Block] | None:
     """Return the factory of blocks under a name, or ``None`` for what else is registered."""
     made = _TABLE.get(name)
     return made if callable(made) and hasattr(made, "kind") else None
+
+
+def _source(made: object) -> object:
+    """Tell which lines of which file made it: a module that is loaded again registers the same."""
+    code = getattr(getattr(made, "__init__" if isinstance(made, type) else "builder", made), "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
+
+
+def _taken(name: str) -> OptionError:
+    return OptionError(
+        f"a block named {literal(name)} is registered already",
+        asked=f"register_block({literal(name)})",
+        found=literal(_TABLE[name]),
+        write=f"register_block({literal('my_' + name)})",
+    )

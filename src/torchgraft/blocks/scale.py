@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from torchgraft.blocks.beside import BESIDE, check_same, refuse_in_place
+from torchgraft.blocks.beside import BESIDE, check_beside, refuse_in_place
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Start
 from torchgraft.spec import TensorSpec
@@ -40,7 +40,7 @@ class ResidualGate(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mix two values of one shape."""
-        check_same(x, y)
+        check_beside(x, y)
         return y + self.share.to(y.dtype) * (x.to(y.dtype) - y)
 
 

@@ -31,7 +31,7 @@ class SE(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` by channel."""
-        places = x.reshape(x.size(0), x.size(1), -1, 1)
+        places = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # also of an empty batch
         logits = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(places, 1))))
         return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 

@@ -47,7 +47,7 @@ def heads_for(channels: int) -> int:
     return next(heads for heads in range(max(1, channels // 64), 0, -1) if channels % heads == 0)
 
 
-@block()
+@block(places=True)
 def self_attention(site: TensorSpec, *, heads: Positive | None = None, neutral: bool = True) -> nn.Module:
     """Describe multi-head self-attention over the places, as a residual unit with the norm first.
 

@@ -28,15 +28,16 @@ class SimAM(nn.Module):
         """Gate ``n c ...`` value by value."""
         places = x.flatten(2)
         count = places.size(2)
-        distance = (places - places.mean(2, keepdim=True)).square()
+        gap = places - places.mean(2, keepdim=True)
         # Over one place less, as in the paper's listing; the last term makes that one for a single place.
-        variance = distance.sum(2, keepdim=True) / (count - 1 + 1 // count)
-        distinctness = distance / (4 * (variance + self.penalty)) + 0.5
+        variance = gap.square().mean(2, keepdim=True) * (count / (count - 1 + 1 // count))
+        # Divided before it is squared, which stays finite in half precision.
+        distinctness = (gap / (2 * (variance + self.penalty).sqrt())).square() + 0.5
         gate = torch.sigmoid(distinctness).reshape_as(x)
         return x * gate if self.blend is None else x * (1 + self.blend * (gate - 1))
 
 
-@block()
+@block(places=True)
 def simam(site: TensorSpec, *, penalty: Above = 1e-4, neutral: bool = True) -> nn.Module:
     """Describe SimAM: gate each value by how far it stands out in its channel.
 
