@@ -9,17 +9,17 @@ import pytest
 import timm
 import torch
 from fingerprint import changes, fingerprint
-from nets import ByMode
+from nets import ByData, ByMode
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torchvision.models import SwinTransformer, VisionTransformer
 
-from torchgraft import freeze, inject, pipe, replace, wrap
+from torchgraft import at, edit, freeze, inject, pipe, remove, replace, wrap
 from torchgraft.blocks.lora import LoRA, lora
 from torchgraft.blocks.se import se
 from torchgraft.edits.merge_lora import merge_lora
-from torchgraft.errors import OptionError, ShapeError, TargetError
+from torchgraft.errors import OptionError, ShapeError, TargetError, TraceError
 from torchgraft.spec import TensorSpec
 
 LAYERS = {
@@ -74,6 +74,19 @@ class Tied(nn.Module):
         return F.linear(x, self.fc.weight.t())
 
 
+class Hidden(nn.Module):
+    """A layer that a forward which no graph can follow calls as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.two = ByData()
+        self.two.fc = self.one[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x)[:, :3, None, None])
+
+
 class Own(nn.Linear):
     """A linear layer whose forward is another one."""
 
@@ -104,7 +117,9 @@ def near(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def vit() -> nn.Module:
-    return VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    model = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    nn.init.normal_(model.heads.head.weight)  # it starts at zero, behind which nothing shows
+    return model
 
 
 def swin() -> nn.Module:
@@ -231,8 +246,8 @@ def test_options_are_checked_before_there_is_a_model():
         (lambda: lora(8, fused=3, parts=[0, 2]), "lora(8, fused=3, parts=(0, 2))"),
         (lambda: lora(8, fused=3, parts=(0, 0)), "lora(8, fused=3, parts=(0,))"),
         (lambda: lora(8, parts=2), "lora(8, fused=3, parts=(2,))"),
-        (lambda: lora(8, fused=3, parts=(-1,)), ""),
-        (lambda: lora(8, fused=3, parts=()), ""),
+        (lambda: lora(8, fused=3, parts=(-1,)), "lora(8, fused=3)"),
+        (lambda: lora(8, fused=3, parts=()), "lora(8, fused=3)"),
     ):
         with pytest.raises(OptionError) as caught:
             call()
@@ -248,6 +263,7 @@ def test_options_are_checked_before_there_is_a_model():
         (nn.ConvTranspose2d(3, 6, 2), "a ConvTranspose2d with a forward of its own"),
         (nn.LayerNorm(6), "a LayerNorm"),
         (Own(3, 6), "an Own with a forward of its own"),
+        (timm.layers.StdConv2d(3, 6, 1), "a StdConv2d with a forward of its own"),
         (nn.MultiheadAttention(6, 2), "nn.MultiheadAttention, whose in_proj_weight and out_proj no forward calls"),
         (None, "an operation, or a container with its own forward"),
     ],
@@ -324,6 +340,27 @@ def test_a_layer_that_is_used_otherwise_too_is_not_merged(edits, summary):
     assert not changes(before, fingerprint(result))
 
 
+def test_a_layer_that_an_unknown_forward_may_call_is_not_adapted_at_one_of_its_places():
+    with pytest.raises(TraceError) as caught:
+        pipe(Hidden(), wrap("one.0", lora))
+    assert caught.value.module == "two"
+
+
+def test_a_value_that_goes_past_the_lora_is_not_merged():
+    def split(draft):
+        for graph in draft.open("").graphs:
+            layer, lora_call, last = (n for n in graph.nodes if n.op == "call_module")
+            last.replace_input_with(lora_call, layer)
+            end = next(n for n in graph.nodes if n.op == "output")
+            with graph.inserting_before(end):
+                end.args = (graph.call_function(torch.add, (last, lora_call)),)
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with pytest.raises(TargetError) as caught:
+        pipe(model, wrap("0", lora), edit(split, name="split"), merge_lora())
+    assert caught.value.summary == "'_0' goes to '0_lora' and elsewhere, where it would change"
+
+
 def test_another_layer_of_the_same_shape_is_merged_but_not_one_of_another_geometry():
     model, x = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.randn(1, 4, 6, 6)
     result = shaken(pipe(model, wrap("0", lora(2)), replace("0", nn.Conv2d(4, 4, 3, padding=1))))
@@ -351,6 +388,10 @@ def test_computed_weights_and_hooks_are_not_merged():
     assert result(x).equal(model(x))
     with pytest.raises(TargetError, match="computed from other tensors"):
         merge_lora()(result)
+    result = pipe(model, wrap("1", lora))
+    result.get_submodule("1_lora").register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.raises(TargetError, match="'1_lora' has hooks"):
+        merge_lora()(result)
     model[1].register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(TargetError, match="'1' has hooks"):
         pipe(model, wrap("1", lora), merge_lora())
@@ -376,6 +417,16 @@ def test_frozen_base_leaves_exactly_lora_to_train_and_stays_frozen(images, small
     assert near(merged(images), result(images))
     assert not any(p.requires_grad for p in merged.parameters())
     assert all(p.requires_grad for p in merge_lora()(pipe(small, wrap("stem", lora(2)))).parameters())
+
+
+def test_every_linear_layer_that_is_called():
+    model, x = vit(), torch.randn(2, 3, 32, 32)
+    result = pipe(model, wrap(at(nn.Linear) - nn.MultiheadAttention, lora(2)), freeze("conv_proj"))
+    assert len(loras(result)) == 5
+    assert result(x).equal(model(x))
+    merged = merge_lora()(shaken(result))
+    assert near(merged(x), result(x))
+    assert list(merged.state_dict()) == list(model.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -437,3 +488,25 @@ def test_it_compiles_whole():
     )
     x = torch.randn(2, 3, 6, 6)
     assert near(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
+def test_what_stands_beside_a_target_is_taken_out_again():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    there = pipe(model, wrap(nn.Linear, lora(2)))
+    back = pipe(there, remove("0_lora"), remove("2_lora"))
+    assert list(back.state_dict()) == list(model.state_dict())
+    x = torch.randn(3, 8)
+    assert back(x).equal(model(x))
+
+
+def test_a_container_is_no_layer():
+    with pytest.raises(TargetError):
+        pipe(nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))), wrap("0", lora))
+
+
+def test_layers_of_attention_are_said_to_be_its_own():
+    outer = nn.Sequential(nn.MultiheadAttention(8, 2))
+    with pytest.raises(TargetError) as caught:
+        pipe(outer, wrap("0.out_proj", lora))
+    assert "nn.MultiheadAttention" in caught.value.found
+    assert "- nn.MultiheadAttention" in caught.value.write

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet, efficientnet, mobilenetv2, resnet, resnet18
-from torchvision.ops import Conv2dNormActivation, DropBlock2d, stochastic_depth as reference_depth
+from torchvision.ops import Conv2dNormActivation, DropBlock2d
+from torchvision.ops import stochastic_depth as reference_depth
 
 from torchgraft import inject, pipe, replace, wrap
 from torchgraft.blocks.branches import dense, inception, widths
@@ -214,6 +214,15 @@ def test_neutral_has_no_effect_where_the_shape_changes(make):
     assert not make(neutral=False).build(spec(16))(x).equal(x)
 
 
+@pytest.mark.parametrize("make", [*RESIDUAL, dense], ids=named)
+def test_convolutions_start_as_the_paper_says(make):
+    options = {} if make is dense else {"neutral": False}
+    for layer in make(**options, norm="none").build(spec(64)).modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.weight.std().item() == pytest.approx((2 / layer.weight[0].numel()) ** 0.5, rel=0.1)
+            assert not layer.bias.any()
+
+
 # The papers' arithmetic --------------------------------------------------------------------
 
 
@@ -282,11 +291,10 @@ def test_coordinates_run_from_minus_one_to_one(radius):
         conv = unit.conv[0]
         expected = F.conv2d(torch.cat([x, *added], 1), conv.weight, conv.bias, padding=1)
         assert torch.allclose(unit(x), expected, atol=1e-5)
-    half = unit.coordinates(torch.zeros(1, 1, 1000, 1, dtype=torch.float16))
-    assert half[0, 1, :, 0].diff().ge(0).all()
-    assert half[0, 1, [0, -1], 0].tolist() == [-1, 1]
-    assert not half[0, 2].any()  # one column is at the centre
-    assert half.dtype == torch.float16
+    for dtype in (torch.float16, torch.bfloat16):
+        half = unit.coordinates(torch.zeros(1, 1, 5000, 1, dtype=dtype))  # places it cannot count
+        assert half[0, 1, :, 0].equal(torch.linspace(-1, 1, 5000, dtype=torch.float64).to(dtype))
+        assert not half[0, 2].any()  # one column is at the centre
     fine = unit.coordinates(torch.zeros(1, 1, 4, 4, dtype=torch.float64))
     assert fine[0, 1, 1, 0].item() == -1 / 3
 
@@ -374,6 +382,11 @@ def test_gem_is_safe_in_half_precision(dtype):
     assert torch.allclose(output.double(), expected, rtol=1e-2)
     output.sum().backward()
     assert x.grad.isfinite().all()
+    empty = torch.zeros(2, 8, 3, 3, dtype=dtype, requires_grad=True)
+    module = gem(eps=1e-9).build(spec(8, dtype))  # which is zero there
+    module(empty).sum().backward()
+    assert empty.grad.isfinite().all()
+    assert module.p.grad.isfinite().all()
     module = gem().build(spec(8))
     with torch.autocast("cpu", dtype):
         mixed = module(x)
@@ -541,6 +554,4 @@ def test_a_unit_of_a_resnet_is_exchanged_with_its_weights(path, make):
     model, x = lively(resnet18()).eval(), torch.randn(1, 3, 64, 64)
     result = pipe(model, replace(path, make(neutral=False), keep_weights=True))
     assert type(result.get_submodule(path)).__name__ == "Residual"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.allclose(result(x), model(x), atol=1e-4, rtol=1e-4)
+    assert torch.allclose(result(x), model(x), atol=1e-4, rtol=1e-4)

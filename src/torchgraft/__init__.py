@@ -7,6 +7,7 @@ from torchgraft.edits.freeze import unfreeze as unfreeze
 from torchgraft.edits.head import drop_head as drop_head
 from torchgraft.edits.head import swap_head as swap_head
 from torchgraft.edits.inject import inject as inject
+from torchgraft.edits.merge_lora import merge_lora as merge_lora
 from torchgraft.edits.remove import remove as remove
 from torchgraft.edits.replace import replace as replace
 from torchgraft.edits.wrap import wrap as wrap
@@ -32,6 +33,7 @@ __all__ = [
     "freeze",
     "identity",
     "inject",
+    "merge_lora",
     "node",
     "op",
     "pipe",

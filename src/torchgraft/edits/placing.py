@@ -11,7 +11,7 @@ from torch import nn
 from torchgraft.blocks.block import Block
 from torchgraft.errors import OptionError, ShapeError, TargetError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import Edge
+from torchgraft.graph.edges import Edge, set_beside
 from torchgraft.graph.layout import spec_of
 from torchgraft.graph.run import run_on_meta
 from torchgraft.spec import TensorSpec, shape_text
@@ -52,6 +52,8 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
         for edge in edges:
             check_keeps(draft, edge, module, block, channels_last=adapt)
     module.train(draft.get(owner).training)
+    if block.takes_input:
+        set_beside(module)
     draft.open(owner)
     chosen = name if name is not None else draft.fresh(owner, default)
     draft.place(owner, chosen, module, beside=beside)
@@ -91,7 +93,9 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, ch
         raise ShapeError(
             f"{block!r} does not take a value of shape {shape_text(value)}",
             found=f"{type(error).__name__}: {str(error).splitlines()[0]}; the value goes to {consumer}",
-            write="a function of the channels: lambda channels: nn.Conv2d(channels, channels, 1)",
+            write="a target that gives the shape it takes"
+            if block.takes_input
+            else "a function of the channels: lambda channels: nn.Conv2d(channels, channels, 1)",
         ) from error
     if shape_text(output) != shape_text(value) or not isinstance(output, torch.Tensor):
         raise ShapeError(
@@ -111,10 +115,11 @@ def _check_entries(edges: list[Edge], block: Block) -> None:
 
 
 def _layer(draft: Draft, edge: Edge) -> nn.Module | None:
-    """Return the layer whose output the value is."""
-    if edge.value.op != "call_module":
+    """Return the layer whose output the value is; the last child of a container is none."""
+    value = edge.value
+    if value.op != "call_module" or edge.entry is not next(iter(value.all_input_nodes), None):
         return None
-    return draft.get(f"{edge.owner}.{edge.value.target}".lstrip("."))
+    return draft.get(f"{edge.owner}.{value.target}".lstrip("."))
 
 
 def _spec(draft: Draft, edge: Edge, block: Block) -> TensorSpec:

@@ -8,7 +8,7 @@ import attrs
 
 from torchgraft.errors import ShapeError, TargetError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import after, bypass
+from torchgraft.graph.edges import after, bypass, is_beside
 from torchgraft.graph.nodes import Node
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
@@ -32,27 +32,29 @@ class Remove(Transform):
 
     def _module(self, draft: Draft, path: str) -> None:
         calls = draft.calls(path)
-        for call in calls:
-            _one_input(call.node, path)
+        beside = is_beside(draft.get(path))
+        sources = [_source(call.node, path, beside=beside) for call in calls]
         for record in draft.record(path):
-            given = record.args[0] if record.args else next(iter(record.kwargs.values()), None)
+            taken = (*record.args, *record.kwargs.values(), None)
+            given = taken[1 if beside else 0]
             consumer = after(calls[0].owner, calls[0].graph, calls[0].node).consumer()
             _check(path, given, record.output, consumer)
-        for call in calls:
+        for call, source in zip(calls, sources, strict=True):
             draft.open(call.owner)
-            bypass(call.node)
+            bypass(call.node, source)
         draft.discard(path)
         draft.changed()
 
     def _node(self, draft: Draft, site: Site) -> None:
         owner = site.owner or ""
-        for node in site.nodes:
-            _one_input(node, site.path)
-            given = draft.value(owner, node.all_input_nodes[0])
+        beside = is_beside(site.module)
+        sources = [_source(node, site.path, beside=beside) for node in site.nodes]
+        for node, source in zip(site.nodes, sources, strict=True):
+            given = draft.value(owner, source)
             _check(site.path, given, draft.value(owner, node), after(owner, node.graph, node).consumer())
         draft.open(owner)
-        for node in site.nodes:
-            bypass(node)
+        for node, source in zip(site.nodes, sources, strict=True):
+            bypass(node, source)
         draft.changed()
 
 
@@ -78,8 +80,16 @@ def remove(target: Target) -> Remove:
     return Remove(parse(target))
 
 
-def _one_input(node: Node, path: str) -> None:
-    """Refuse a node where it is open which of its inputs would take its place."""
+def _source(node: Node, path: str, *, beside: bool) -> Node:
+    """Return the input that takes the place of a node.
+
+    What stands beside a target was called with its input and its output, and the output stays.
+
+    Raises:
+        TargetError: it is open which one that is.
+    """
+    if beside and len(node.all_input_nodes) == 2:
+        return node.all_input_nodes[1]
     if len(node.all_input_nodes) != 1:
         names = ", ".join(n.name for n in node.all_input_nodes) or "none"
         raise TargetError(
@@ -87,6 +97,7 @@ def _one_input(node: Node, path: str) -> None:
             found=names,
             write="edit(<a function of the draft>, name=...)",
         )
+    return node.all_input_nodes[0]
 
 
 def _check(path: str, given: object, output: object, consumer: str) -> None:

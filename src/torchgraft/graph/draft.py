@@ -11,7 +11,7 @@ from torch import fx, nn
 from torchgraft.errors import AnalysisError, TargetError, TraceError
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
-from torchgraft.graph.kinds import has_forward
+from torchgraft.graph.kinds import has_forward, is_unit
 from torchgraft.graph.level import Level, make_level, traced_of
 from torchgraft.graph.nodes import all_names
 from torchgraft.graph.probe import Example, arguments_of
@@ -21,6 +21,7 @@ from torchgraft.graph.runs import Runs
 from torchgraft.graph.sealing import check_names, check_runs
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
+from torchgraft.text import class_name
 
 EXAMPLE = "_torchgraft_example"
 
@@ -86,11 +87,15 @@ class Draft(Tree):
         module = self.get(path)
         found: dict[int, Call] = {}
         stopped: TraceError | None = None
+        unit = ""
         for name in self.names(module) or [path]:
-            owner = name
+            owner, known, here_stopped = name, len(found), None
             while owner:
                 owner = owner.rpartition(".")[0]
                 if not has_forward(self.get(owner)):
+                    continue
+                if is_unit(self.get(owner)):
+                    unit = owner
                     continue
                 try:
                     here = self._calls_in(owner, module)
@@ -98,16 +103,22 @@ class Draft(Tree):
                     if here and self.reached(owner):
                         found.update((id(call.node), call) for call in here)
                 except TraceError as error:
-                    stopped = stopped or error
+                    here_stopped = error
                     break
-        if found:
-            return list(found.values())
+            if here_stopped is not None and len(found) == known:
+                stopped = stopped or here_stopped
         if stopped is not None:
             raise stopped
+        if found:
+            return list(found.values())
         raise TargetError(
             f"no forward calls {path!r} ({type(module).__name__})",
-            found="its parent uses its parameters or its children directly",
-            write=f"a target that is called{self._called_near(path)}",
+            found=f"{class_name(type(self.get(unit)))} at {unit!r} uses its parameters directly"
+            if unit
+            else "its parent uses its parameters or its children directly",
+            write=f"a target outside of it: at(...) - {class_name(type(self.get(unit)))}"
+            if unit
+            else f"a target that is called{self._called_near(path)}",
         )
 
     def reached(self, owner: str) -> bool:

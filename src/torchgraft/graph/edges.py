@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import attrs
 import torch
-from torch import fx
+from torch import fx, nn
 
 from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Call, Draft
+
+_BESIDE = "_torchgraft_beside"
 
 
 @attrs.frozen(eq=False)
@@ -226,10 +228,19 @@ def later_users(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def bypass(node: fx.Node) -> None:
-    """Take a node out; its users get its first input instead."""
-    (source,) = node.all_input_nodes
-    graph = node.graph
+def is_beside(module: object) -> bool:
+    """Tell whether a module was put beside a target: it is called with its input, then its output."""
+    return isinstance(module, nn.Module) and vars(module).get(_BESIDE) is True
+
+
+def set_beside(module: nn.Module) -> None:
+    """Note on a module that it stands beside a target, so that it can be taken out again."""
+    vars(module)[_BESIDE] = True
+
+
+def bypass(node: fx.Node, source: fx.Node) -> None:
+    """Take a node out; its users get one of its inputs instead."""
+    graph, taken = node.graph, node.all_input_nodes
     node.replace_all_uses_with(source)
     graph.erase_node(node)
     if source.target is torch.movedim:
@@ -238,5 +249,6 @@ def bypass(node: fx.Node) -> None:
             if user.target is torch.movedim and user.args[1:] == source.args[:0:-1]:
                 user.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]  # a node
                 graph.erase_node(user)
-        if not source.users:
-            graph.erase_node(source)
+    for moved in taken:
+        if moved.target is torch.movedim and not moved.users:
+            graph.erase_node(moved)

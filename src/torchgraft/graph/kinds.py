@@ -29,3 +29,10 @@ def searched(module: nn.Module) -> bool:
     if not has_forward(module) or type(module).forward is nn.Sequential.forward:
         return False
     return not type(module).__module__.startswith("torch.nn.")
+
+
+def is_unit(module: nn.Module) -> bool:
+    """Tell whether a module is a layer of ``torch.nn`` with layers in it, such as attention."""
+    return type(module).__module__.startswith("torch.nn.") and not isinstance(
+        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, fx.GraphModule)
+    )

@@ -6,8 +6,10 @@ Without values a decision raises ``NeedsValues``, and the trace is made again wi
 from __future__ import annotations
 
 import dis
+import functools
 import operator
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
@@ -172,13 +174,15 @@ def kind_of(value: object) -> type:
     return cast("type", proxy._decider.decide(proxy, type))
 
 
-def _unpacked(frame: object) -> int | None:
+def _unpacked(frame: types.FrameType) -> int | None:
     """Count the names on the left of ``a, b = proxy`` in the calling frame."""
-    code, last = frame.f_code, frame.f_lasti  # type: ignore[attr-defined]  # a frame
-    for instruction in dis.get_instructions(code):
-        if instruction.offset == last:
-            return instruction.argval if instruction.opname == "UNPACK_SEQUENCE" else None
-    return None
+    return _unpackings(frame.f_code).get(frame.f_lasti)
+
+
+@functools.lru_cache(maxsize=1024)
+def _unpackings(code: types.CodeType) -> dict[int, int]:
+    """List the offsets of a code at which a value is unpacked, with the number of names."""
+    return {i.offset: i.argval for i in dis.get_instructions(code) if i.opname == "UNPACK_SEQUENCE"}
 
 
 def is_proxy(value: object) -> bool:

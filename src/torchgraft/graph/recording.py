@@ -196,6 +196,7 @@ def _always() -> Iterator[tuple[dict[str, object], str, bool]]:
         yield from ((vars(numpy), name, True) for name in _bound_to(numpy, "RandomState"))
 
 
+@functools.cache
 def _bound_to(module: types.ModuleType, kind: str) -> list[str]:
     return [n for n, value in vars(module).items() if type(getattr(value, "__self__", None)).__name__ == kind]
 
@@ -204,10 +205,10 @@ def _imported(source: nn.Module) -> Iterator[tuple[dict[str, object], str, bool]
     """Yield what a forward imported by name and must not call."""
     forward = inspect.unwrap(type(source).forward)
     names = getattr(forward, "__globals__", {})
-    refused = [space[name] for space, name, is_refused in _always() if is_refused]
-    for name in getattr(getattr(forward, "__code__", None), "co_names", ()):
-        if any(names.get(name) is function for function in refused):
-            yield names, name, True
+    called = [name for name in getattr(getattr(forward, "__code__", None), "co_names", ()) if name in names]
+    if called:
+        refused = {id(space[name]) for space, name, is_refused in _always() if is_refused}
+        yield from ((names, name, True) for name in called if id(names[name]) in refused)
 
 
 _KNOWN: list[tuple[dict[str, object], str, bool]] = [

@@ -60,8 +60,13 @@ class Tree:
         """Put another module in the place of one, under each of its names."""
         if not isinstance(new, nn.Module):
             raise OptionError("only a module can take the place of a module", found=kind(new))
-        self.swap(self.get(path), new)
-        self._names = None
+        old = self.get(path)
+        places = list(self.names(old))
+        for place in places:
+            self._forget(place, old)
+        for place in places:
+            self._put(place, new)
+            self._learn(place, new)
 
     def place(self, owner: str, name: str, module: nn.Module, *, beside: str = "") -> None:
         """Register a new module in a level.
@@ -85,14 +90,17 @@ class Tree:
         parent._modules[name] = module
         if beside in parent._modules:
             self._beside.setdefault(id(parent), (parent, []))[1].append((beside, name))
-        self._names = None
+        for place in self.names(parent):
+            self._learn(f"{place}.{name}".lstrip("."), module)
 
     def discard(self, path: str) -> None:
         """Take a module out of the tree, under each of its names."""
-        for name in self.names(self.get(path)):
+        module = self.get(path)
+        for name in list(self.names(module)):
             parent, _, last = name.rpartition(".")
-            self.get(parent)._modules.pop(last, None)
-        self._names = None
+            self._forget(name, module)
+            if self.has(parent):
+                self.get(parent)._modules.pop(last, None)
 
     def free(self, owner: str, name: str) -> bool:
         """Tell whether a name can be given to a new module of a level."""
@@ -116,17 +124,26 @@ class Tree:
             candidate = f"{name}_{number}"
         return candidate
 
-    def swap(self, old: nn.Module, new: nn.Module) -> None:
-        """Put a module in the place of another that it stands for."""
-        names = self.names(old)
-        for path in names:
-            if path == "":
-                self.root = new
-            else:
-                parent, _, last = path.rpartition(".")
-                self.get(parent)._modules[last] = new
+    def _put(self, path: str, module: nn.Module) -> None:
+        if path == "":
+            self.root = module
+        else:
+            parent, _, last = path.rpartition(".")
+            self.get(parent)._modules[last] = module
+
+    def _learn(self, path: str, module: nn.Module) -> None:
+        """Note the paths of a module and of those in it."""
         if self._names is not None:
-            self._names[id(new)] = names
+            for name, part in module.named_modules(prefix=path, remove_duplicate=False):
+                self._names.setdefault(id(part), []).append(name)
+
+    def _forget(self, path: str, module: nn.Module) -> None:
+        """Drop the paths of a module and of those in it."""
+        if self._names is not None:
+            for name, part in module.named_modules(prefix=path, remove_duplicate=False):
+                held = self._names.get(id(part), [])
+                if name in held:
+                    held.remove(name)
 
     def order(self) -> None:
         """Move new modules behind the child that each was placed beside."""

@@ -13,6 +13,7 @@ from torchgraft.blocks.registry import names as block_names
 from torchgraft.edits.freeze import freeze, unfreeze
 from torchgraft.edits.head import drop_head, swap_head
 from torchgraft.edits.inject import inject
+from torchgraft.edits.merge_lora import merge_lora
 from torchgraft.edits.remove import remove
 from torchgraft.edits.replace import replace
 from torchgraft.edits.wrap import wrap
@@ -27,6 +28,7 @@ TRANSFORMS: Mapping[str, Callable[..., object]] = {
         freeze,
         identity,
         inject,
+        merge_lora,
         remove,
         replace,
         swap_head,

@@ -79,11 +79,13 @@ class Selector:
         check_model(model)
         query = Query(Draft(model, example))
         try:
-            sites = query.ordered(self.answer(query))
+            sites = self.answer(query)
+            unknown = query.order.unknown if len(sites) > 1 else None
+            sites = query.ordered(sites) if len(sites) > 1 else sites
         except GraftError as error:
             error.asked = error.asked or repr(self)
             raise
-        return Selection(repr(self), tuple(sites), query.draft, query.order.unknown)
+        return Selection(repr(self), tuple(sites), query.draft, unknown)
 
     def __or__(self, other: object) -> Selector:
         return union(self, _parsed(other))
