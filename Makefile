@@ -18,6 +18,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_tree.py
+	$(BIN)/python tools/blocks.py --check
 	$(BIN)/python -m pytest -q src README.md docs --doctest-modules --doctest-glob='*.md'
 
 format: $(READY)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import get_graph_node_names
 
+import torchgraft.graph.draft as draft_module
 from torchgraft import explain, inject, pipe, swap_head, trace, wrap
 from torchgraft.blocks import se
 from torchgraft.errors import SpecialisedError, TraceError
@@ -231,3 +232,31 @@ def test_graphs_lint_and_can_be_recompiled(small, images):
     expected = result(images)
     result.recompile()
     assert result(images).equal(expected)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float, parts: int = 1) -> None:
+        super().__init__()
+        self.fc, self.factor, self.limits = nn.Linear(4, 4), factor, {"parts": [parts]}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.limits["parts"][0]):
+            x = self.fc(x) * self.factor
+        return x
+
+
+def test_modules_that_are_alike_are_followed_once_and_edited_apart(monkeypatch):
+    followed = []
+    follow = draft_module.trace_level
+    monkeypatch.setattr(
+        draft_module, "trace_level", lambda m, path, *rest: followed.append(path) or follow(m, path, *rest)
+    )
+    model = nn.Sequential(Scaled(2.0), Scaled(2.0), Scaled(3.0), Scaled(2, 1), Scaled(2.0, 2), Scaled(2.0))
+    x = torch.randn(2, 4)
+    result = pipe(model, *[wrap(f"{i}.fc", nn.Tanh()) for i in range(5)])
+    assert [path for path in followed if path] == ["0", "2", "3", "4"]
+    for i, unit in enumerate(model):
+        expected = x
+        for _ in range(unit.limits["parts"][0]):
+            expected = (unit.fc(expected).tanh() if i < 5 else unit.fc(expected)) * unit.factor
+        assert result[i](x).equal(expected)

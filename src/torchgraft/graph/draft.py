@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from torchgraft.errors import AnalysisError, TargetError, TraceError
+from torchgraft.graph.alike import Alike
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward, is_unit
@@ -59,6 +60,7 @@ class Draft(Tree):
         self.reshaped = False
         self.steps: list[str] = []
         self._source = model
+        self._alike = Alike()
         self._traced: dict[int, Traced | TraceError] = {}
         self._dirty: dict[int, Level] = {}
         self._index: dict[str, dict[str, list[Call]]] = {}
@@ -220,8 +222,12 @@ class Draft(Tree):
         known = self._traced.get(id(module))
         if known is None:
             try:
-                arguments = lambda training: self.runs.arguments(module, training)  # noqa: E731 - one line
-                known = trace_level(module, path, arguments, self._passed(module, path))
+                hints = self._passed(module, path)
+                signature = self._alike.signature(module, hints) if path else None
+                known = self._alike.get(signature)
+                if known is None:
+                    known = trace_level(module, path, lambda mode: self.runs.arguments(module, mode), hints)
+                    self._alike.keep(signature, known)
             except TraceError as error:
                 known = error
             self._traced[id(module)] = known

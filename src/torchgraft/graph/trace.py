@@ -40,12 +40,14 @@ class Traced:
         evaluate: graph in evaluation mode; the same object where the mode is never read.
         constants: objects that the forward took from outside the module, by their new names.
         inlined: paths of the descendants whose mode the forward reads itself.
+        by_values: example values decided, so the graph is for inputs like the example.
     """
 
     train: fx.Graph
     evaluate: fx.Graph
     constants: dict[str, object]
     inlined: frozenset[str]
+    by_values: bool = False
 
 
 def trace_level(
@@ -69,11 +71,12 @@ def trace_level(
     """
     first = _trace_mode(module, path, module.training, arguments, hints)
     if not first.modes_read:
-        return Traced(first.graph, first.graph, first.constants, frozenset())
+        return Traced(first.graph, first.graph, first.constants, frozenset(), first.example is not None)
     second = _trace_mode(module, path, not module.training, arguments, hints, first.constants)
     train, evaluate_ = (first, second) if module.training else (second, first)
     inlined = frozenset(first.modes_read | second.modes_read) - {""}
-    return Traced(train.graph, evaluate_.graph, second.constants, inlined)
+    by_values = first.example is not None or second.example is not None
+    return Traced(train.graph, evaluate_.graph, second.constants, inlined, by_values)
 
 
 def _trace_mode(
