@@ -21,8 +21,9 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from torchgraft import pipe, swap_head, wrap
+from torchgraft import at, freeze, inject, pipe, replace, swap_head, wrap
 from torchgraft.blocks import se
+from torchgraft.graph.draft import Draft
 
 warnings.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,56 @@ def growth() -> list[str]:
     ]
 
 
+def selecting() -> list[str]:
+    """Select on models of up to 10,000 modules: as an edit does, and with the order of execution."""
+    rows = []
+    times = {}
+    for count in (500, 5000):
+        model = nn.Sequential(*[Unit() for _ in range(count)])
+        draft, selector = Draft(model), at(nn.Linear) - "7"
+        found = statistics.median(clock(lambda d=draft, s=selector: s.find(d)) for _ in range(7))
+        shown = statistics.median(clock(lambda m=model, s=selector: s.on(m)) for _ in range(3))
+        times[count] = found, shown
+    for i, what in enumerate(("selecting", "selecting in the order of execution")):
+        small, big = times[500][i], times[5000][i]
+        rows.append(
+            f"| {what} on 10,001 modules against 1,001 | {big / small:.1f} | at most 10 | {big * 1e3:.0f} ms against {small * 1e3:.0f} ms |"
+        )
+    return rows
+
+
+BLOCKS = [f"layer{i}.{j}" for i, count in ((1, 3), (2, 4), (3, 6), (4, 3)) for j in range(count)]
+
+
+def many() -> list[str]:
+    """Make sixteen disjoint edits in one pipe, against one of them."""
+    model = torchvision.models.resnet50()
+    kinds = {
+        "freeze": freeze,
+        "replace(..., nn.SiLU)": lambda path: replace(f"{path}.relu", nn.SiLU),
+        "inject(..., eca)": lambda path: inject(path, "eca"),
+        "wrap(..., eca)": lambda path: wrap(path, "eca"),
+    }
+    rows = []
+    for name, make in kinds.items():
+        value, all_, one = ratio(
+            lambda make=make: pipe(model, *[make(path) for path in BLOCKS]),
+            lambda make=make: pipe(model, make(BLOCKS[9])),
+            15,
+        )
+        rows.append(
+            f"| 16 edits in one pipe on `resnet50`, `{name}`, against one | {value:.2f} | at most 1.5 | {all_ * 1e3:.1f} ms against {one * 1e3:.1f} ms |"
+        )
+    return rows
+
+
+def adapting() -> list[str]:
+    """Run the comparison with PEFT in a process of its own, where PEFT is installed."""
+    script = Path(__file__).with_name("lora.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line.startswith("|")]
+
+
 def importing() -> list[str]:
     base = "import torch, torchvision, torchvision.models"
     code = f"{base}, time\nt = time.perf_counter()\nimport torchgraft\nprint(time.perf_counter() - t)"
@@ -142,7 +193,8 @@ def main() -> None:
         "",
         f"Measured by `make bench` on {CPUS} cores with torch {torch.__version__} and torchvision {torchvision.__version__}.",
         "Each ratio compares two things that take turns in one run; both are medians.",
-        "Building is compared with torchvision's `create_feature_extractor` on the same model, forwards with the model itself.",
+        "Building is compared with torchvision's `create_feature_extractor` on the same model, forwards with the model itself, LoRA with the injection of PEFT (which edits the model in place) into the same layers.",
+        "Of sixteen edits in one pipe, freezing and replacing change no forward or one; wrapping and injecting follow and rewrite the forwards of sixteen blocks or of the four stages around them.",
         "The batch is 1.",
         "The cyclic garbage collector is off while a call is timed, as in `timeit`.",
         "",
@@ -150,7 +202,7 @@ def main() -> None:
         "|---|---|---|---|",
     ]
     rows = []
-    for part in (memory, building, forwards, growth, importing):
+    for part in (memory, building, many, adapting, forwards, growth, selecting, importing):
         for row in part():
             print(row, flush=True)
             rows.append(row)
