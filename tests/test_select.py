@@ -122,6 +122,10 @@ def test_an_operation_that_may_hide_in_a_forward_that_cannot_be_followed():
     with pytest.raises(TraceError) as caught:
         op("relu").on(model, example=torch.zeros(2, 3, 32, 32))
     assert ".inside(" in caught.value.write
+    with pytest.raises(TraceError):
+        op("relu").maybe().on(model, example=torch.zeros(2, 3, 32, 32))
+    with pytest.raises(TraceError):
+        op("relu").inside("1").on(nn.Sequential(Small(), nn.Sequential(ByData())))
     assert op("relu").inside("0").on(model).paths == ("0.0.relu",)
     assert op("relu").inside("0.0").on(model).paths == ("0.0.relu",)
 

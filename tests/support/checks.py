@@ -9,8 +9,10 @@ from collections.abc import Callable
 import torch
 from fingerprint import changes, fingerprint
 from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchgraft import freeze, pipe, swap_head, wrap
+from torchgraft import at, freeze, op, pipe, replace, swap_head, wrap
 from torchgraft.blocks import se
 
 EXAMPLE: list[torch.Tensor | None] = [None]
@@ -189,6 +191,28 @@ def close(one: object, other: object) -> None:
         assert gap <= 1e-5 * max(1.0, largest), f"differs by {gap}"
 
 
+class Watch(TorchDispatchMode):
+    """Note the names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.overloadpacket.__name__.rstrip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+def loses_every_relu(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """After ``replace`` by class and by operation no ReLU runs, in either mode."""
+    steps = (replace(at(kind).maybe(), nn.SiLU) for kind in (nn.ReLU, op(F.relu)))
+    result = graft(model, *steps)
+    for mode in (False, True):
+        with Watch() as watch:
+            run(result, x, mode=mode)
+        assert "relu" not in watch.seen, f"training={mode}"
+
+
 CHECKS: dict[str, Callable[..., None]] = {
     "same": lambda m, x, stage: computes_the_same(m, x),
     "independent": is_independent,
@@ -196,4 +220,5 @@ CHECKS: dict[str, Callable[..., None]] = {
     "again, copy, pickle": is_a_good_citizen,
     "compile": compiles,
     "export": exports,
+    "no ReLU left": loses_every_relu,
 }

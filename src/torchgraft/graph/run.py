@@ -55,7 +55,12 @@ class Run:
 
 
 def run_on_meta(
-    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, training: bool
+    model: nn.Module,
+    args: tuple[object, ...],
+    kwargs: dict[str, object] | None = None,
+    *,
+    training: bool,
+    recorder: Recorder | None = None,
 ) -> Run:
     """Run a model on meta tensors.
 
@@ -64,11 +69,12 @@ def run_on_meta(
         args: positional arguments; their tensors are moved to the meta device.
         kwargs: keyword arguments, likewise.
         training: ``False`` for evaluation mode everywhere; ``True`` for training mode.
+        recorder: what takes note of the calls, if that is more than the usual.
 
     Returns:
         The calls and the output.
     """
-    recorder = _Recorder(training)
+    recorder = recorder or Recorder(training)
     shadow = Shadows(recorder).of(model)
     given = tuple(to_meta(a) for a in args)
     named = {name: to_meta(a) for name, a in (kwargs or {}).items()}
@@ -81,7 +87,13 @@ def run_on_meta(
     return Run(tuple(recorder.calls), output, training)
 
 
-class _Recorder:
+class Recorder:
+    """Take note of every call in a run.
+
+    Args:
+        training: the mode that forwards read.
+    """
+
     def __init__(self, training: bool) -> None:
         self.calls: list[ModuleCall] = []
         self._training = training
@@ -89,6 +101,7 @@ class _Recorder:
         self._meta: dict[int, torch.Tensor] = {}
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Run the forward of a shadow."""
         forward: Callable[..., object] = shadow.forward
         # Containers are copied: a caller may go on to fill the list that it passed.
         given = cast("tuple[object, ...]", to_meta(args)), cast("dict[str, object]", to_meta(kwargs))
@@ -104,6 +117,7 @@ class _Recorder:
         return output
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:  # noqa: ARG002 - protocol
+        """Give the meta tensor of a tensor."""
         return self.convert(value)
 
     def assign(self, shadow: nn.Module, name: str, value: object) -> None:
@@ -113,9 +127,11 @@ class _Recorder:
                 getattr(shadow, store)[name] = value
 
     def training(self, shadow: nn.Module) -> bool:  # noqa: ARG002 - protocol
+        """Give the mode of the run."""
         return self._training
 
     def convert(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give the meta tensor of a tensor, one for each."""
         known = self._meta.get(id(tensor))
         if known is None:
             known = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

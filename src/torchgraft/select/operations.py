@@ -11,6 +11,7 @@ from torch import nn
 from torchgraft.errors import OptionError, TargetError, TraceError
 from torchgraft.graph.kinds import searched
 from torchgraft.graph.nodes import Node, canonical, grouped, operation_name
+from torchgraft.graph.watch import own_operations
 from torchgraft.select.atoms import Path
 from torchgraft.select.pattern import fits
 from torchgraft.select.query import Query
@@ -35,10 +36,11 @@ class Operation(Selector):
             try:
                 named = grouped(query.draft.graphs(path), path)
             except TraceError as error:
-                stopped = stopped or error
+                if self._may_hide(query, path):
+                    stopped = stopped or error
                 continue
             found += [Site(n, query.draft, path, nodes) for n, nodes in named if self._is(nodes[0])]
-        if stopped is not None and query.strict:
+        if stopped is not None:  # also where nothing has to be found: it could be in there
             stopped.write = f"{self!r}.inside(<a part that can be followed>)"
             raise stopped
         if not found and query.strict:
@@ -48,6 +50,13 @@ class Operation(Selector):
                 write="a module class, where a layer does it",
             )
         return found
+
+    def _may_hide(self, query: Query, path: str) -> bool:
+        """Tell whether a forward that cannot be followed may run it: a run on meta tensors is watched."""
+        if not (isinstance(self.what, str) or _native(self.what)):
+            return True
+        ran = own_operations(query.draft, path)
+        return ran is None or any(fits(name, self._name()) for name in ran)
 
     def _is(self, node: Node) -> bool:
         if node.op not in ("call_function", "call_method"):

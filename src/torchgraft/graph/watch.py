@@ -1,0 +1,74 @@
+"""Watch which operations the own forward of a module runs, where it cannot be followed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from torchgraft.errors import AnalysisError
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.nodes import operation_name
+from torchgraft.graph.run import Recorder, run_on_meta
+
+
+class _Depth(Recorder):
+    """Count how deep in the calls of modules a run is."""
+
+    depth = 0
+
+    def call(self, shadow: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Answer a call one level deeper."""
+        self.depth += 1
+        try:
+            return super().call(shadow, args, kwargs)
+        finally:
+            self.depth -= 1
+
+
+class _Names(TorchFunctionMode):
+    """Note the operations of the outermost module."""
+
+    def __init__(self, recorder: _Depth) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if self._recorder.depth == 1:
+            self.names.add(operation_name(getattr(func, "__name__", "")))
+        return func(*args, **(kwargs or {}))
+
+
+def own_operations(draft: Draft, path: str) -> frozenset[str] | None:
+    """Name the operations that the forward of a module runs itself, in both modes.
+
+    Args:
+        draft: the draft.
+        path: where the module stands.
+
+    Returns:
+        The names; ``None`` where the module does not run on meta tensors.
+    """
+    found: set[str] = set()
+    try:
+        calls = draft.record(path)
+    except AnalysisError:
+        return None
+    for call in calls:
+        for training in (False, True):
+            recorder = _Depth(training)
+            try:
+                with _Names(recorder) as watch:
+                    run_on_meta(draft.get(path), call.args, call.kwargs, training=training, recorder=recorder)
+            except Exception:  # noqa: BLE001 - any forward may fail in any way
+                return None
+            found |= watch.names
+    return frozenset(found) if calls else None
