@@ -1,6 +1,9 @@
 """Functional, immutable surgery for PyTorch vision models."""
 
 from torchgraft import blocks as blocks
+from torchgraft.edits.adapt_input import adapt_input as adapt_input
+from torchgraft.edits.dilate import dilate as dilate
+from torchgraft.edits.drop_path import drop_path as drop_path
 from torchgraft.edits.edit import edit as edit
 from torchgraft.edits.freeze import freeze as freeze
 from torchgraft.edits.freeze import unfreeze as unfreeze
@@ -9,7 +12,9 @@ from torchgraft.edits.head import swap_head as swap_head
 from torchgraft.edits.inject import inject as inject
 from torchgraft.edits.merge_lora import merge_lora as merge_lora
 from torchgraft.edits.remove import remove as remove
+from torchgraft.edits.rename import rename as rename
 from torchgraft.edits.replace import replace as replace
+from torchgraft.edits.set_dropout import set_dropout as set_dropout
 from torchgraft.edits.wrap import wrap as wrap
 from torchgraft.errors import GraftError as GraftError
 from torchgraft.select import at as at
@@ -24,10 +29,13 @@ from torchgraft.transform import trace as trace
 
 __all__ = [
     "GraftError",
+    "adapt_input",
     "at",
     "blocks",
     "compose",
+    "dilate",
     "drop_head",
+    "drop_path",
     "edit",
     "explain",
     "freeze",
@@ -38,7 +46,9 @@ __all__ = [
     "op",
     "pipe",
     "remove",
+    "rename",
     "replace",
+    "set_dropout",
     "swap_head",
     "trace",
     "unfreeze",

@@ -55,7 +55,7 @@ class Flow:
             if node.op == "placeholder":
                 if caller is None or call is None or caller.passes(call, inputs.index(node), node):
                     self._add(node, (), frozenset((node,)))
-            elif sources and not _is_fact(node):
+            elif sources and not _is_fact(node) and self._gives(node):
                 self._add(node, sources, frozenset().union(*(self.origins[n] for n in sources)))
             elif self._is_parameter(node) or self._learnt.intersection(node.all_input_nodes):
                 self._learnt.add(node)
@@ -131,9 +131,27 @@ class Flow:
             graph = self._draft.graphs(path)[-1]
         except TraceError:
             return
-        (value,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+        value = _output(graph)
         if isinstance(value, fx.Node):
             yield from Flow(self._draft, path, graph, self, call).ending(value, None)
+
+    def _gives(self, part: fx.Node) -> bool:
+        """Tell whether a part of what a level returns is a value; some return sizes too."""
+        call, index = part.args[:2] if part.target is operator.getitem else (None, None)
+        if not isinstance(call, fx.Node) or call.op != "call_module" or not isinstance(index, int):
+            return True
+        path = self.path(call)
+        if not is_container(self._draft.get(path)):
+            return True
+        try:
+            graph = self._draft.graphs(path)[-1]
+        except TraceError:
+            return True
+        items = _output(graph)
+        if not isinstance(items, (tuple, list)) or index >= len(items):
+            return True
+        inner = Flow(self._draft, path, graph, self, call)
+        return any(node in inner.sources for node in _nodes(items[index]))
 
     def _add(self, node: fx.Node, sources: tuple[fx.Node, ...], origins: frozenset[fx.Node]) -> None:
         self.sources[node] = sources
@@ -149,7 +167,9 @@ class Flow:
 
 
 def _reach(
-    waiting: list[fx.Node], onward: Mapping[fx.Node, tuple[fx.Node, ...] | list[fx.Node]], stop: fx.Node | None
+    waiting: list[fx.Node],
+    onward: Mapping[fx.Node, tuple[fx.Node, ...] | list[fx.Node]],
+    stop: fx.Node | None,
 ) -> set[fx.Node]:
     found: set[fx.Node] = set()
     waiting = list(waiting)
@@ -167,9 +187,12 @@ def _is_fact(node: fx.Node) -> bool:
         return True
     asked = node.args[1] if node.target is getattr else node.target
     name = asked if isinstance(asked, str) else getattr(asked, "__name__", "")
-    return node.op != "call_module" and (
-        name in _FACTS or name.startswith("new_") or name.endswith(_MADE)
-    )
+    return node.op != "call_module" and (name in _FACTS or name.startswith("new_") or name.endswith(_MADE))
+
+
+def _output(graph: fx.Graph) -> object:
+    (value,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    return value
 
 
 def _nodes(value: object) -> list[fx.Node]:

@@ -7,6 +7,7 @@ by one, and levels are visited in the order in which they are called.
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 import operator
 import types
@@ -23,6 +24,7 @@ from torchgraft.graph.edges import Edge
 from torchgraft.graph.flow import Flow
 from torchgraft.graph.kinds import is_container
 from torchgraft.graph.level import Level
+from torchgraft.graph.trace import _trace_mode
 
 _ADDS = frozenset((operator.add, operator.iadd, torch.add, "add", "add_"))
 
@@ -76,8 +78,10 @@ def codes_of(module: nn.Module) -> Iterator[types.CodeType]:
     waiting: list[tuple[types.CodeType, dict[str, object]]] = []
 
     def named(value: object) -> None:
+        value = getattr(value, "__func__", value)
         function = inspect.unwrap(value) if callable(value) else value
-        if isinstance(function, types.FunctionType) and not function.__module__.startswith("torch."):
+        # A generated forward has no module.
+        if isinstance(function, types.FunctionType) and not str(function.__module__).startswith("torch."):
             waiting.append((function.__code__, function.__globals__))
 
     named(vars(module).get("forward", type(module).forward))
@@ -111,14 +115,18 @@ class _Search:
         if id(module) in self._seen or not is_container(module):
             return
         self._seen.add(id(module))
+        unfollowed: TraceError | None = None
         try:
             graphs = self._draft.graphs(path)
         except TraceError as error:
-            self._unfollowed(path, module, error)
-            return
+            unfollowed, graphs = error, self._in_training(path, module)
+            if not graphs:
+                self._children(path, module, error)
         for graph in reversed(graphs):  # training first: that is when branches are dropped
             flow = Flow(self._draft, path, graph, caller, call)
             branches, lines = residual_edges(flow, path, graph), Counter[str]()
+            if branches and unfollowed is not None:
+                raise _may_add(path, module, unfollowed)
             for node in graph.nodes:
                 if node.op == "call_module":
                     self.visit(flow.path(node), flow, node)
@@ -129,17 +137,18 @@ class _Search:
                     ending = tuple(flow.ending(edge.value, edge.entry))
                     self.found.setdefault((path, place), ([], ending))[0].append(edge)
 
-    def _unfollowed(self, path: str, module: nn.Module, error: TraceError) -> None:
+    def _in_training(self, path: str, module: nn.Module) -> tuple[fx.Graph, ...]:
+        """Follow a level in training mode alone; some write caches on themselves in evaluation."""
+        given = functools.partial(self._draft.runs.arguments, module)
+        try:
+            return (_trace_mode(module, path, True, given, self._draft._passed(module, path)).graph,)
+        except TraceError:
+            return ()
+
+    def _children(self, path: str, module: nn.Module, error: TraceError) -> None:
+        """Visit what a level calls that cannot be followed, in the order of a run."""
         if any(_adds(code) for code in codes_of(module)):
-            raise TraceError(
-                f"{path or 'the root'} ({type(module).__name__}) adds values, which may be residual branches, "
-                "and torch.fx cannot follow it",
-                module=path,
-                filename=error.filename,
-                lineno=error.lineno,
-                found=error.found,
-                write=error.write,
-            ) from error
+            raise _may_add(path, module, error)
         try:
             calls = self._draft.runs.run(training=False).calls
         except AnalysisError:
@@ -147,6 +156,18 @@ class _Search:
         for made in sorted(calls, key=lambda made: made.started):
             if made.path and made.path.startswith(f"{path}." if path else ""):
                 self.visit(made.path)
+
+
+def _may_add(path: str, module: nn.Module, error: TraceError) -> TraceError:
+    return TraceError(
+        f"{path or 'the root'} ({type(module).__name__}) adds values, perhaps of residual branches, "
+        "and torch.fx cannot follow it",
+        module=path,
+        filename=error.filename,
+        lineno=error.lineno,
+        found=error.found,
+        write=error.write,
+    )
 
 
 def residual_edges(flow: Flow, owner: str, graph: fx.Graph) -> dict[fx.Node, Edge]:
@@ -186,7 +207,9 @@ def _start(
         return None
     inside = (flow.above(shortcut, entry) | flow.above(end, entry)) & flow.below(entry, addition)
     sum_ = {*inside, addition}
-    if any(n.target is operator.getitem and isinstance(n.args[1], int) for n in flow.users[entry] if n in sum_):
+    if any(
+        n.target is operator.getitem and isinstance(n.args[1], int) for n in flow.users[entry] if n in sum_
+    ):
         return None  # parts of a tuple are values of their own
     if any(user not in sum_ for node in inside for user in flow.users[node]):
         return None

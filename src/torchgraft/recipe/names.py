@@ -10,12 +10,17 @@ from torch.nn import functional as F
 
 from torchgraft.blocks.registry import find_block
 from torchgraft.blocks.registry import names as block_names
+from torchgraft.edits.adapt_input import adapt_input
+from torchgraft.edits.dilate import dilate
+from torchgraft.edits.drop_path import drop_path
 from torchgraft.edits.freeze import freeze, unfreeze
 from torchgraft.edits.head import drop_head, swap_head
 from torchgraft.edits.inject import inject
 from torchgraft.edits.merge_lora import merge_lora
 from torchgraft.edits.remove import remove
+from torchgraft.edits.rename import rename
 from torchgraft.edits.replace import replace
+from torchgraft.edits.set_dropout import set_dropout
 from torchgraft.edits.wrap import wrap
 from torchgraft.select import at, node, op
 from torchgraft.transform import compose, identity
@@ -23,14 +28,19 @@ from torchgraft.transform import compose, identity
 TRANSFORMS: Mapping[str, Callable[..., object]] = {
     made.__name__: made
     for made in (
+        adapt_input,
         compose,
+        dilate,
         drop_head,
+        drop_path,
         freeze,
         identity,
         inject,
         merge_lora,
         remove,
+        rename,
         replace,
+        set_dropout,
         swap_head,
         unfreeze,
         wrap,

@@ -57,10 +57,26 @@ def offset(length: int, spec: Spec) -> int:
 
 
 @fx.wrap
-def widen(x: torch.Tensor, rows: Spec, columns: Spec, ceil: bool, value: float) -> torch.Tensor:
-    """Add the places to ``n c h w`` that a dense convolution or pooling lacks at the ends."""
-    below, right = missing(x.shape[-2], rows, ceil), missing(x.shape[-1], columns, ceil)
-    return F.pad(x, (0, right, 0, below), value=value)
+def widen(x: torch.Tensor, rows: Spec, columns: Spec, ceil: bool, value: float, padded: bool) -> torch.Tensor:
+    """Add the places to ``n c h w`` that a dense convolution or pooling lacks at the ends.
+
+    Args:
+        x: a dense map.
+        rows: the windows along the height.
+        columns: the windows along the width.
+        ceil: whether the original has windows that begin inside and end outside.
+        value: what to add.
+        padded: also add the padding, because the layer cannot.
+    """
+    return F.pad(x, _ends(x, rows, columns, ceil, padded), value=value)
+
+
+def _ends(x: torch.Tensor, rows: Spec, columns: Spec, ceil: bool, padded: bool) -> list[int]:
+    ends: list[int] = []
+    for axis, spec in ((-1, columns), (-2, rows)):
+        side = spec[2] * spec[4] if padded else 0
+        ends += [side, side + missing(x.shape[axis], spec, ceil)]
+    return ends
 
 
 @fx.wrap
@@ -91,15 +107,15 @@ def average(
         divisor: what to divide sums by; ``None`` for the number of places.
     """
     sides = [spec[2] * spec[4] for spec in (columns, columns, rows, rows)]
-    ends = [0, missing(x.shape[-1], columns, ceil), 0, missing(x.shape[-2], rows, ceil)]
+    ends = _ends(x, rows, columns, ceil, padded=True)
     steps, apart = (rows[5], columns[5]), (rows[3] * rows[4], columns[3] * columns[4])
     window = x.new_ones(1, 1, rows[0], columns[0])
-    padded = F.pad(x, [side + end for side, end in zip(sides, ends, strict=True)])
-    sums = F.conv2d(padded, window.expand(x.shape[1], -1, -1, -1), None, steps, 0, apart, x.shape[1])
+    sums = F.conv2d(F.pad(x, ends), window.expand(x.shape[1], -1, -1, -1), None, steps, 0, apart, x.shape[1])
     if divisor is not None:
         return sums / divisor
     places = F.pad(x.new_ones(1, 1, *x.shape[-2:]), sides, value=float(count_padding))
-    counts = F.conv2d(F.pad(places, ends), window, None, steps, 0, apart)
+    more = [end - side for end, side in zip(ends, sides, strict=True)]
+    counts = F.conv2d(F.pad(places, more), window, None, steps, 0, apart)
     return sums / counts.clamp(min=1)
 
 
@@ -119,5 +135,5 @@ def split(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 @fx.wrap
 def join(y: torch.Tensor, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Put together what ``split`` took apart, to the size of ``x``."""
-    y = y.unflatten(0, (rows, columns, x.shape[0])).permute(2, 3, 4, 0, 5, 1)
+    y = y.reshape(rows, columns, x.shape[0], *y.shape[1:]).permute(2, 3, 4, 0, 5, 1)
     return y.flatten(4, 5).flatten(2, 3)[..., : x.shape[2], : x.shape[3]]

@@ -15,9 +15,9 @@ import torch
 from torch import fx, nn
 
 from torchgraft.errors import AnalysisError, TargetError, TraceError
+from torchgraft.graph.density.window import Pair
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.kinds import has_forward, is_container
-from torchgraft.graph.window import Pair
+from torchgraft.graph.kinds import is_container
 
 
 @attrs.frozen
@@ -51,15 +51,29 @@ class Tokens:
         axis: axis with all places; ``None`` where it is not known.
         rank: number of axes; ``None`` where it is not known.
         sliced: they are the places of the original, out of a map that is denser.
+        stride: stride of that map in the original.
     """
 
     by: str
     axis: int | None = None
     rank: int | None = None
     sliced: bool = False
+    stride: int = 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Tell whether they come out of a map with more places than in the original."""
+        return self.sliced
 
 
-Fact = Grid | Tokens | None | tuple["Fact", ...] | dict[str, "Fact"]
+@attrs.frozen
+class Each:
+    """Say the same of every item of a sequence."""
+
+    item: Grid | Tokens
+
+
+Fact = Grid | Tokens | Each | None | tuple["Fact", ...] | dict[str, "Fact"]
 Facts = Mapping[fx.Node, Fact]
 Rule = Callable[["Walk", str, fx.Node, Facts], Fact]
 
@@ -72,31 +86,19 @@ class _Decision:
     act: Callable[[], None] | None
 
 
-def strides_of(draft: Draft) -> tuple[int, ...]:
-    """List the strides of the maps of a model.
+@attrs.frozen(eq=False)
+class Rules:
+    """What the walk asks about layers and operations.
 
-    Raises:
-        TargetError: a stride cannot be told.
-        TraceError: a forward on the way cannot be followed.
+    Args:
+        of_module: gives the rule of a layer; ``None`` for a part whose forward is followed.
+        of_operation: gives the rule of a function or method.
+        unknown: the rule of what nothing is known of.
     """
-    walk = Walk(draft, None)
-    walk.run()
-    return tuple(sorted(walk.strides))
 
-
-def dilate_to(draft: Draft, output_stride: int) -> bool:
-    """Make the maps of a model dense enough, and tell whether anything had to be done.
-
-    Raises:
-        TargetError: something on the way cannot be made denser.
-        TraceError: a forward on the way cannot be followed.
-    """
-    walk = Walk(draft, output_stride)
-    walk.run()
-    acts = [decision.act for decision in walk.plan.values() if decision.act is not None]
-    for act in acts:
-        act()
-    return bool(acts)
+    of_module: Callable[[nn.Module], Rule | None]
+    of_operation: Callable[[fx.Node], Rule]
+    unknown: Rule
 
 
 class Walk:
@@ -104,11 +106,13 @@ class Walk:
 
     Args:
         draft: the draft.
+        rules: what layers and operations do.
         limit: the largest stride that maps may have; ``None`` to look at strides alone.
     """
 
-    def __init__(self, draft: Draft, limit: int | None) -> None:
+    def __init__(self, draft: Draft, rules: Rules, limit: int | None = None) -> None:
         self.draft = draft
+        self.rules = rules
         self.limit = limit
         self.strides: set[int] = set()
         self.plan: dict[object, _Decision] = {}
@@ -191,32 +195,26 @@ class Walk:
             elif node.op == "call_module":
                 facts[node] = self._module(owner, node, facts)
             else:
-                facts[node] = self._operation(owner, node, facts)
+                facts[node] = self.rules.of_operation(node)(self, owner, node, facts)
         return None
 
-    def _operation(self, owner: str, node: fx.Node, facts: Facts) -> Fact:
-        from torchgraft.graph.density_rules import of_operation  # noqa: PLC0415 - rules ask the walk
-
-        return of_operation(self, owner, node, facts)
-
     def _module(self, owner: str, node: fx.Node, facts: Facts) -> Fact:
-        from torchgraft.graph.density_rules import of_module, unknown  # noqa: PLC0415 - as above
-
-        path = f"{owner}.{node.target}".lstrip(".")
+        path = name_of(owner, node)
         module = self.draft.get(path)
-        rule = of_module(module)
+        rule = self.rules.of_module(module)
         if rule is not None:
             return rule(self, owner, node, facts)
         if not self.found(facts, node):
             return None  # vectors and weights are left as they are
-        if _is_unit(module):
-            return unknown(self, owner, node, facts)
+        if module._modules and not is_container(module):  # one of torch's own, such as attention
+            return self.rules.unknown(self, owner, node, facts)
         try:
-            return self._graphs(path, self._passed(module, node, facts))
-        except TraceError as error:
-            if error.module != path or not has_forward(module):
+            self.draft.graphs(path)
+        except TraceError:
+            if any(fact.is_dense for fact in self.found(facts, node)):
                 raise
-            return unknown(self, owner, node, facts, error)
+            return self.rules.unknown(self, owner, node, facts)
+        return self._graphs(path, self._passed(module, node, facts))
 
     def _passed(self, module: nn.Module, node: fx.Node, facts: Facts) -> dict[str, Fact]:
         bound = inspect.signature(module.forward).bind(*node.args, **node.kwargs).arguments
@@ -232,17 +230,14 @@ def flat(fact: Fact) -> Iterator[Grid | Tokens]:
     """List the maps and tokens in what is known of a nested value."""
     if isinstance(fact, (Grid, Tokens)):
         yield fact
+    elif isinstance(fact, Each):
+        yield fact.item
     elif isinstance(fact, tuple):
         for item in fact:
             yield from flat(item)
     elif isinstance(fact, dict):
         for item in fact.values():
             yield from flat(item)
-
-
-def _is_unit(module: nn.Module) -> bool:
-    """Tell whether a module is one of torch's own that holds others, as attention does."""
-    return bool(module._modules) and not is_container(module)
 
 
 def _grids(value: object) -> Fact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -11,7 +12,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchgraft.errors import TargetError
-from torchgraft.graph.dense import Spec, missing, offset
+from torchgraft.graph.density.dense import Spec, missing, offset
 from torchgraft.graph.run import run_on_meta
 from torchgraft.text import class_name
 
@@ -55,6 +56,11 @@ class Window:
             step[axis],
         )
 
+    @property
+    def is_pooled_bare(self) -> bool:
+        """Tell whether torch refuses the padding in a pooling, where half a kernel is the most."""
+        return any(2 * padding > kernel for padding, kernel in zip(self.padding, self.kernel, strict=True))
+
     def dense(self, density: Pair, step: Pair) -> Window:
         """Return the window that reads the same places where they lie apart."""
         apart = [
@@ -75,33 +81,21 @@ def trims(specs: Sequence[Spec]) -> bool:
     return any(spec[2] < 0 and offset(length, spec) for spec in specs for length in range(64, 200))
 
 
-def window_of(module: nn.Module, path: str) -> Window:
-    """Read the window of a convolution or pooling.
-
-    Raises:
-        TargetError: its class has a forward of its own that reads places in another way.
-    """
-    size, stride, padding = module.kernel_size, module.stride, module.padding
+def window_of(module: nn.Module) -> Window:
+    """Read the window of a convolution or pooling off its attributes, and watch odd ones for "same"."""
+    padding: Any = module.padding
     window = Window(
-        _pair(size),  # type: ignore[arg-type]  # convolutions and poolings have these
-        _pair(stride),  # type: ignore[arg-type]  # as above
-        (0, 0) if isinstance(padding, str) else _pair(padding),  # type: ignore[arg-type]  # as above
+        _pair(module.kernel_size),
+        _pair(module.stride),
+        (0, 0) if isinstance(padding, str) else _pair(padding),
         _pair(getattr(module, "dilation", 1)),
         ceil=bool(getattr(module, "ceil_mode", False)),
         same=padding == "same",
     )
     if _is_plain(module):
         return window
-    seen = _observed(module)
-    for same in (False, True):
-        guess = attrs.evolve(window, same=same)
-        if seen == _expected(guess):
-            return guess
-    raise TargetError(
-        f"{path!r} ({class_name(type(module))}) does not read the places that its attributes tell",
-        found=f"kernel {window.kernel}, stride {window.stride}, padding {window.padding}",
-        write=f'replace("{path}", <a convolution or pooling of torch.nn>) before',
-    )
+    seen, alike = _observed(module), attrs.evolve(window, same=True)
+    return alike if seen == _expected(alike) and seen != _expected(window) else window
 
 
 def check_dense(module: nn.Module, path: str, window: Window, density: Pair, step: Pair) -> None:
@@ -121,8 +115,9 @@ def check_dense(module: nn.Module, path: str, window: Window, density: Pair, ste
     elif not _is_plain(module):
         changed = copy.copy(module)
         vars(changed).update(settings(module, window.dense(density, step)))
-        if _observed(changed) != _expected(window.dense(density, step)):
-            problem = "does not follow its attributes"
+        pairs = ((module, window), (changed, window.dense(density, step)))
+        if any(_observed(layer) != _expected(read) for layer, read in pairs):
+            problem = "reads other places than its attributes tell"
     if problem:
         raise TargetError(
             f"{path!r} ({class_name(type(module))}) cannot be dilated: it {problem}",
@@ -195,7 +190,7 @@ def _is_fixed(value: object) -> bool:
 def _pair(value: int | Sequence[int] | object) -> Pair:
     if isinstance(value, Sequence):
         return (int(value[0]), int(value[-1]))
-    return (int(value), int(value))  # type: ignore[call-overload, no-any-return]  # an integer
+    return (int(value), int(value))  # type: ignore[call-overload]  # an integer
 
 
 # Layers with a forward of their own -----------------------------------------------------
@@ -243,11 +238,11 @@ def _observed(module: nn.Module) -> list[tuple[object, ...]] | None:
     return found
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Note paddings of maps and the one convolution or pooling."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.before, self.windows = [0, 0], 0
         self.stride: Pair = (1, 1)
         self.dilation: Pair = (1, 1)
