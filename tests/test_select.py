@@ -65,6 +65,13 @@ def test_of_one_path_positions_are_its_calls(resnet):
     assert site.cls is nn.ReLU
 
 
+def test_what_never_runs_has_no_position():
+    assert at(nn.Linear).on(Small()).paths == ("fc", "unused")
+    assert at(nn.Linear).last.on(Small()).paths == ("fc",)
+    with pytest.raises(TargetError, match="no match number 1"):
+        at(nn.Linear).nth(1).on(Small())
+
+
 def test_relations(resnet):
     assert at(nn.Conv2d).inside("layer2.0").on(resnet).paths == (
         "layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0",

@@ -122,7 +122,7 @@ class Calls:
 
 @attrs.frozen
 class Nth:
-    """Pick by position in the order of execution."""
+    """Pick by position in the order of execution; what never runs has none."""
 
     positions: tuple[int, ...]
     word: str = ""
@@ -139,9 +139,9 @@ class Nth:
             called = calls_of(query, sites[0])
             sites = called if len(called) > 1 else sites
         if len(sites) > 1:
-            sites = query.ordered(sites)
             if query.order.unknown is not None:
                 raise query.order.unknown
+            sites = query.ordered(site for site in sites if query.span(site)[0] != NEVER)
         if not sites:
             return []
         wrong = [p for p in self.positions if not -len(sites) <= p < len(sites)]
