@@ -87,10 +87,11 @@ class Tree:
                 found=f"{owner}.{name}".lstrip("."),
                 write=f"name={self.fresh(owner, name)!r}",
             )
+        places = list(self.names(parent))
         parent._modules[name] = module
         if beside in parent._modules:
             self._beside.setdefault(id(parent), (parent, []))[1].append((beside, name))
-        for place in self.names(parent):
+        for place in places:
             self._learn(f"{place}.{name}".lstrip("."), module)
 
     def discard(self, path: str) -> None:
