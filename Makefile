@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench sweep clean
+.PHONY: demo test check format bench coverage mutants sweep clean
 
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
@@ -19,6 +19,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_tree.py
 	$(BIN)/python tools/blocks.py --check
+	$(BIN)/python tools/laws.py --check
 	$(BIN)/python -m pytest -q src README.md docs --doctest-modules --doctest-glob='*.md'
 
 format: $(READY)
@@ -28,6 +29,12 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py
+
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+mutants: $(READY)
+	$(BIN)/python tools/mutate.py
 
 sweep: $(READY)
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md

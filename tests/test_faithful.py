@@ -666,3 +666,31 @@ def test_slices_of_a_sequential_are_sequentials():
     assert type(result[:2]) is nn.Sequential
     assert len(result) == 3
     assert result[1] is list(result)[1]
+
+
+class Quiet(torch.no_grad):
+    """A gradient block of the user's."""
+
+
+class Loud(torch.no_grad):
+    def __enter__(self) -> None:
+        super().__enter__()
+
+
+@pytest.mark.parametrize(("block", "followed"), [(torch.no_grad, True), (Quiet, True), (Loud, False)])
+def test_blocks_of_subclasses_stop_gradients_too(block, followed):
+    class Blocked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with block():
+                x = self.a(x)
+            return self.b(x)
+
+    result = pipe(Blocked())
+    result(torch.randn(2, 4)).sum().backward()
+    assert result.a.weight.grad is None
+    assert result.b.weight.grad is not None
+    assert isinstance(result, torch.fx.GraphModule) is followed

@@ -100,3 +100,34 @@ def test_every_error_has_its_parts_as_fields(small, step):
     assert caught.value.asked == repr(step)
     assert caught.value.found
     assert len(caught.value.near) <= 3
+
+
+def test_a_replacement_where_shapes_are_unknown():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x, y):
+            return self.fc(x) + y.z
+
+    said = text(lambda: pipe(Two(), replace("fc", nn.Linear(3, 3))))
+    assert said.endswith("keep_shape=False), which checks no shape; or example=<an input>")
+
+
+def test_a_module_that_nothing_calls(small):
+    assert text(lambda: pipe(small, wrap("unused", se))) == (
+        "TargetError: no forward calls 'unused' (Linear)\n"
+        '  asked  wrap("unused", se())\n'
+        "  found  its parent uses its parameters or its children directly\n"
+        "  write  a target that is called"
+    )
+    assert text(lambda: pipe(small, wrap("nope.a.b", se))).startswith(
+        'TargetError: "nope.a.b" is no module and no node of this model\n'
+    )
+
+
+def test_a_forward_that_cannot_be_followed_deep_in_a_model():
+    said = text(lambda: pipe(nn.Sequential(nn.Sequential(ByData())), wrap("0.0.conv", se)))
+    assert "the forward of ByData at '0.0' cannot be followed by torch.fx" in said
+    assert "decides on a value" in said

@@ -224,3 +224,27 @@ def test_blocks_are_turned_for_channels_last():
     assert [n.target for n in result.features[0].graph.nodes if n.op == "call_function"] == [
         torch.movedim
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("forward", "target"),
+    [
+        (lambda s, x: (F.relu(x), x)[0] + x, "relu"),
+        (lambda s, x: (F.relu(x, inplace=True), x)[1], "relu"),
+        (lambda s, x: (x.relu_(), x)[1] * 2, "relu_"),
+        (lambda s, x: (x + 0).relu() + x, "relu"),
+    ],
+)
+def test_only_what_writes_in_place_changes_what_others_see(forward, target):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return forward(self, self.conv(x))
+
+    model, x = Net(), torch.randn(2, 3, 4, 4)
+    same = pipe(model, replace(target, nn.ReLU()))
+    assert same(x).equal(model(x))
+    assert not [n for n in same.graph.nodes if n.target == target and n.op != "call_module"]

@@ -1,105 +1,209 @@
-"""Round trips and meaning: what is undone, kept, neutral and frozen."""
+"""Meaning: a result is what it says, computes what it should, and is a model like any other."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 
+import pytest
 import torch
-from checks import run, same, step
+from checks import flat, run, same, step
+from equivalence import equivalent, graphs, modes, shares, tensors
 from fingerprint import bits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import inputs, nets, rows
+from strategies import ALWAYS, BLOCK_ROWS, additions, built, functions, inputs, nets, paths_of, rows
 from torch import nn
 
-from torchgraft import freeze, inject, pipe, remove, wrap
-from torchgraft.blocks import cbam, eca, se
+from torchgraft import GraftError, at, blocks, dilate, freeze, inject, node, op, pipe, replace
+from torchgraft.spec import TensorSpec
+
+Shapes = tuple[torch.Size, ...]
 
 
-@given(nets(), st.sampled_from([se, eca, cbam]), st.sampled_from(["body", "head", "sum"]))
-def test_law_12_remove_undoes_inject_and_wrap(net, block, target):
-    """``remove(new)`` after ``inject`` or ``wrap`` gives back keys, bits and outputs."""
-    if target != "body" and block is cbam:
+@given(nets(), rows())
+def test_law_17_predicted_shapes_of_modules_are_those_of_a_run(net, row):
+    """Law 17: the shapes that a selection tells of modules, before and after an edit, are those that a run has."""
+    x = inputs(channels=row.takes)
+    for model, given_ in ((net, inputs()), (pipe(net, row.make(), seed=0), x)):
+        had = shapes_of_run(model, given_)
+        for site in at("**").on(model, example=given_):
+            if site.path in had:
+                assert (site.inputs, site.outputs) == had[site.path], site.path
+
+
+def shapes_of_run(model: nn.Module, x: torch.Tensor) -> dict[str, tuple[Shapes, Shapes]]:
+    """Run a model in evaluation; return what the first call of each module took and gave, under all its names."""
+    had: dict[int, tuple[Shapes, Shapes]] = {}
+
+    def note(module, args, kwargs, output) -> None:
+        sides = (flat([*args, *kwargs.values()]), flat(output))
+        had.setdefault(id(module), tuple(tuple(t.shape for t in side) for side in sides))
+
+    hooks = [m.register_forward_hook(note, with_kwargs=True) for m in model.modules()]
+    run(model, x, mode=False)
+    for hook in hooks:
+        hook.remove()
+    named = model.named_modules(remove_duplicate=False)
+    return {path: had[id(module)] for path, module in named if id(module) in had}
+
+
+@given(nets(), st.data())
+def test_law_17_predicted_shapes_of_operations_are_those_of_a_run(net, data):
+    """Law 17: the shape that a selection tells of an operation is the one that a run has there."""
+    site = data.draw(st.sampled_from(op("*").on(net, example=inputs()).sites), label="site")
+    try:
+        result = pipe(net, inject(node(site.path), nn.Identity(), name="spy"), example=inputs())
+    except GraftError:
         return
-    for make in (inject, wrap):
-        there = pipe(net, make(target, block, name="new"))
-        new = next(path for path, _ in there.named_modules() if path.split(".")[-1] == "new")
-        back = pipe(there, remove(new))
-        assert list(back.state_dict()) == list(net.state_dict())
-        for mode in (False, True):
-            assert same(run(back, inputs(), mode=mode), run(pipe(net), inputs(), mode=mode))
+    seen = [
+        shapes
+        for path, (_, shapes) in shapes_of_run(result, inputs()).items()
+        if path.split(".")[-1] == "spy"
+    ]
+    assert all(shapes == site.outputs for shapes in seen)
 
 
-@given(nets(), rows())
-def test_law_16_old_keys_stay_and_own_state_loads(net, row):
-    """A result loads its own state strictly, and keys of untouched parameters are the old ones."""
-    transform = row.make()
-    result = pipe(net, transform, seed=0)
-    pipe(net, transform, seed=1).load_state_dict(result.state_dict(), strict=True)
-    kept = {key for key in net.state_dict() if not key.startswith("head.")}
-    assert kept <= set(result.state_dict())
+@given(st.sampled_from(list(BLOCK_ROWS.values())), st.data())
+def test_law_17_a_block_keeps_its_contract(row, data):
+    """Law 17: the shape that a block promises is the one that its module gives."""
+    block, channels = row.block, data.draw(st.sampled_from([4, 6, 8]))
+    if "channels" in block.kind.signature.parameters:
+        asked = {"channels": st.sampled_from([None, 4, 12]), "stride": st.sampled_from([None, 1, 2])}
+        block = getattr(blocks, block.label())(**data.draw(st.fixed_dictionaries(asked)))
+    sides = data.draw(st.lists(st.integers(2, 9), min_size=2 if block.needs_rank else 1, max_size=2))
+    shape = (2, channels, *sides)
+    kind = (nn.Conv1d, nn.Conv2d)[len(sides) - 1]
+    layer = kind(channels, channels, 1).double()
+    site = TensorSpec(channels, 1, len(shape), torch.float64, torch.device("cpu"), layer=layer)
+    module = block.build(site).eval()
+    x = torch.rand(shape, dtype=torch.float64)
+    given_ = (x, layer(x)) if block.takes_input else (x,)
+    assert tuple(module(*given_).shape) == block.shape(shape)
 
 
-@given(nets(), rows())
+def test_law_17_a_result_of_another_shape_runs_in_training_too():
+    """Law 17: a result that is shaped anew on purpose runs in both modes, or is refused."""
+    wider = replace("down", blocks.dense(growth=2, layers=2), keep_shape=False)
+    with pytest.raises(GraftError):
+        pipe(built("Net(conv(), aux=True)"), wider, replace("head", functions.takes_eight, keep_shape=False))
+
+
+@given(nets(), rows(lambda row: row.neutral))
 def test_law_18_a_neutral_start_is_bit_equal(net, row):
-    """Neutral edits leave the outputs of evaluation bit-equal."""
-    if row.neutral:
-        result = pipe(net, row.make(), seed=0)
-        assert same(run(result, inputs(), mode=False), run(pipe(net), inputs(), mode=False))
+    """Law 18: an edit that starts neutral leaves the outputs bit-equal, in each mode that it is neutral in."""
+    result = pipe(net, row.make(), seed=0)
+    for mode in (False, True) if row.neutral == ALWAYS else (False,):
+        assert same(run(result, inputs(), mode=mode), run(copy.deepcopy(net), inputs(), mode=mode))
+
+
+@given(nets(), st.data(), st.booleans())
+def test_law_18_also_at_drawn_targets(net, data, mode):
+    """Law 18: a neutral block leaves the outputs bit-equal wherever it is put."""
+    try:
+        result = pipe(net, data.draw(additions(net)).transform, seed=0)
+    except GraftError:
+        return
+    assert same(run(result, inputs(), mode=mode), run(net, inputs(), mode=mode))
+
+
+@given(nets(without=("Tokens", "Halved")))  # which mix places, so that their maps cannot be dilated
+def test_law_18_a_dilated_model_computes_the_same(net):
+    """Law 18: larger maps leave the outputs as they were in evaluation."""
+    assert same(run(pipe(net, dilate(2)), inputs(), mode=False), run(net, inputs(), mode=False))
 
 
 @given(nets(), rows())
 def test_law_19_modes_follow_the_switch(net, row):
-    """A result of the model in training, switched, is the result of the model in evaluation."""
+    """Law 19: an edit and a switch of mode commute, and a result switches as the model does."""
     transform = row.make()
-    one = pipe(net.train(), transform, seed=0).eval()
-    other = pipe(net.eval(), transform, seed=0)
+    one = pipe(copy.deepcopy(net).train(), transform, seed=0).eval()
+    other = pipe(copy.deepcopy(net).eval(), transform, seed=0)
+    x = inputs(channels=row.takes)
     for mode in (False, True, False):
-        assert same(run(one, inputs(), mode=mode), run(other, inputs(), mode=mode))
+        assert same(run(one, x, mode=mode), run(other, x, mode=mode))
+        switched = modes(net.train(mode))
+        assert not [p for p, m in modes(one).items() if not row.held(p) and m is not switched[p]]
 
 
-@given(nets())
-def test_law_20_sharing_is_kept(net):
-    """Names over one tensor, and modules under two paths, are shared as before."""
-    result = pipe(net)
-    for named in ("named_parameters", "named_modules"):
-        ours, theirs = (list(getattr(m, named)(remove_duplicate=False)) for m in (result, net))
-        assert [n for n, _ in ours] == [n for n, _ in theirs]
-        groups = [{n: [m for m, b in held if b is a] for n, a in held} for held in (ours, theirs)]
-        assert groups[0] == groups[1]
+@given(nets(), rows())
+def test_law_20_sharing_is_kept(net, row):
+    """Law 20: names of one tensor, and of one module, stay names of one; nothing else becomes shared."""
+    assert shares(pipe(net)) == shares(net)
+    before = {frozenset(name for name in group if not row.touched(name)) for group in shares(net)}
+    after = {
+        frozenset(name for name in group if not row.touched(name))
+        for group in shares(pipe(net, row.make(), seed=0))
+    }
+    assert {group for group in after if len(group) > 1} == {group for group in before if len(group) > 1}
 
 
-@given(nets())
-def test_law_21_frozen_parts_hold_and_others_get_the_same_gradients(net):
-    """What is frozen does not move; all others get the gradients they would have had."""
+@given(nets(), st.data())
+def test_law_21_frozen_parts_get_no_gradients_and_others_the_same(net, data):
+    """Law 21: frozen parameters get no gradient, and all others the one that they would have had."""
     net.requires_grad_(requires_grad=True)
-    frozen, free = pipe(net, freeze("body", norm_stats=False)), pipe(net)
+    path = data.draw(st.sampled_from(paths_of(net)))
+    frozen, free = pipe(net, freeze(path, norm_stats=False)), pipe(net)
     for model in (frozen, free):
-        torch.manual_seed(0)
-        model.train()(inputs()).sum().backward()
-    assert all(p.grad is None for p in frozen.body.parameters())
-    assert frozen.head.weight.grad.equal(free.head.weight.grad)
-    held = pipe(net, freeze("body"))
-    before = {k: bits(v) for k, v in held.state_dict().items() if k.startswith("body") and "shift" not in k}
-    step(held, inputs())
-    assert before == {k: bits(v) for k, v in held.state_dict().items() if k in before}
+        sum(t.sum() for t in flat(model.eval()(inputs()))).backward()
+    held = {id(p) for p in frozen.get_submodule(path).parameters()}
+    for (name, one), other in zip(frozen.named_parameters(), free.parameters(), strict=True):
+        if id(one) in held or other.grad is None:
+            assert one.grad is None, name
+        else:
+            assert one.grad is not None, name
+            assert one.grad.equal(other.grad), name
+
+
+@given(nets(), st.data())
+def test_law_21_frozen_parts_hold_still(net, data):
+    """Law 21: parameters and statistics of a frozen part are bit-equal after training, however often modes switch."""
+    net.requires_grad_(requires_grad=True)
+    path = data.draw(st.sampled_from(paths_of(net)))
+    model = pipe(net, freeze(path))
+    part = model.get_submodule(path)
+    before = {name: bits(tensor) for name, tensor in tensors(part).items()}
+    step(model.eval(), inputs(1))
+    step(model, inputs(2))
+    assert before == {name: bits(tensor) for name, tensor in tensors(part).items()}
 
 
 @given(nets(), rows())
 def test_law_22_results_are_well_formed(net, row):
-    """Graphs lint; results are transformed again, copied and pickled without a difference."""
+    """Law 22: graphs lint, and a result is transformed again and copied without a difference."""
     result = pipe(net, row.make(), seed=0)
     for module in result.modules():
         if isinstance(module, torch.fx.GraphModule):
             for graph in module.graphs:
                 graph.lint()
-    others = pipe(result), copy.deepcopy(result), _pickled(result)
-    expected = [run(result, inputs(), mode=mode) for mode in (False, True)]
-    for other in others:
-        assert list(other.state_dict()) == list(result.state_dict())
-        assert all(same(run(other, inputs(), mode=bool(i)), e) for i, e in enumerate(expected))
+    for other in (pipe(result), copy.deepcopy(result)):
+        assert graphs(other) == graphs(result)
+        equivalent(other, copy.deepcopy(result), graph=False, channels=row.takes)
 
 
-def _pickled(model: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(model))
+# F.max_pool2d cannot be pickled by name: see the next test.
+@given(nets(without=("Halved",)), rows())
+def test_law_22_results_pickle(net, row):
+    """Law 22: a result is pickled and unpickled without a difference."""
+    result = pipe(net, row.make(), seed=0)
+    other = pickle.loads(pickle.dumps(result))
+    assert graphs(other) == graphs(result)
+    equivalent(other, result, graph=False, channels=row.takes)
+
+
+def test_law_22_results_pickle_whatever_their_forward_calls():
+    """Law 22: the same where a forward calls a function of torch that is made at run time."""
+    result = pipe(built("Net(Halved(conv()))"), inject("body.part", nn.Identity()))
+    assert graphs(pickle.loads(pickle.dumps(result))) == graphs(result)
+
+
+@settings(max_examples=3)
+@given(nets(), rows())
+def test_law_22_results_compile(net, row):
+    """Law 22: a result compiles as one graph and then computes the same."""
+    result = pipe(net, row.make(), seed=0).eval()
+    x = inputs(channels=row.takes)
+    torch._dynamo.reset()
+    compiled = torch.compile(result, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert same(compiled(x), result(x))

@@ -12,7 +12,17 @@ from torch import fx, nn
 
 from torchgraft.errors import AnalysisError, LayoutError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.layout_rules import POOLS, RULES, SAME, Fact, ancestral, given, operation, taken
+from torchgraft.graph.layout_rules import (
+    POOLS,
+    RULES,
+    SAME,
+    Fact,
+    ancestral,
+    given,
+    operation,
+    reshaped,
+    taken,
+)
 from torchgraft.spec import TensorSpec
 
 _DEPTH = 400
@@ -166,6 +176,8 @@ class Search:
         if isinstance(module, POOLS):
             fact = self.first(owner, node, depth)
             return fact if fact is not None and fact.axis == 1 else None
+        if isinstance(module, nn.Flatten):
+            return reshaped(self, owner, node, depth)
         if type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, nn.Sequential):
             return None
         try:

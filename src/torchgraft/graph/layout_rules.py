@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import fx, nn
 
+from torchgraft.graph.nodes import plain_name
+
 
 @attrs.frozen(eq=False)
 class Fact:
@@ -106,7 +108,7 @@ Rule = Callable[[Follow, str, fx.Node, int], Fact | None]
 
 def operation(node: fx.Node) -> str:
     """Name what a node does, the same for a function, a method and its in-place form."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = node.target if isinstance(node.target, str) else plain_name(node.target)
     return name.rstrip("_") if not name.startswith("__") else name
 
 
@@ -177,7 +179,9 @@ def _cat(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     if isinstance(dim, int) and dim < -1:
         dim %= len(search.shape(owner, node) or range(-dim))
-    parts = [search.back(owner, part, depth + 1) for part in node.all_input_nodes]
+    joined = node.args[0] if node.args else node.kwargs.get("tensors")
+    nodes = [n for n in joined if isinstance(n, fx.Node)] if isinstance(joined, (tuple, list)) else []
+    parts = [search.back(owner, part, depth + 1) for part in nodes]  # one value may be joined twice
     first = next((p for p in parts if p is not None), None)
     if first is None or dim != first.axis:
         return first
@@ -204,7 +208,8 @@ def _like(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
     return search.back(owner, other, depth + 1) if isinstance(other, fx.Node) else None
 
 
-def _reshape(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
+def reshaped(search: Follow, owner: str, node: fx.Node, depth: int) -> Fact | None:
+    """Follow an axis through a reshape, where it survives."""
     fact, source = search.first(owner, node, depth), node.args[0]
     if fact is None or not isinstance(source, fx.Node):
         return None
@@ -240,7 +245,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
             "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate",
-            "boolean_dispatch",
+            "max_pool1d", "max_pool3d", "avg_pool1d", "avg_pool3d",
         ),
         _pool,
     ),
@@ -256,7 +261,7 @@ RULES: dict[str, Rule] = {
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
     "permute": _permute,
-    **dict.fromkeys(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"), reshaped),
     **dict.fromkeys(("reshape_as", "view_as", "expand_as"), _like),
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
     "getitem": _getitem,

@@ -18,6 +18,7 @@ from torchgraft.errors import TraceError
 from torchgraft.graph.clone import copy_graph
 from torchgraft.graph.guard import same_mode
 from torchgraft.graph.modes import enter, unwinding
+from torchgraft.graph.nodes import MADE_LATE, function_named
 from torchgraft.graph.proxy import rebuilt
 from torchgraft.graph.trace import Traced
 
@@ -223,6 +224,15 @@ class _Ref:
         return _Ref, (self.name,)
 
 
+class _Late(_Ref):
+    """Name a function that pickle does not find; it is read back as the function."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return function_named, (self.name,)
+
+
 def _rows(graph: fx.Graph) -> list[tuple[object, ...]]:
     """Write a graph as rows, which pickle without deep recursion."""
     ref = cast("Callable[[fx.Node], fx.node.Argument]", lambda node: _Ref(node.name))
@@ -230,7 +240,7 @@ def _rows(graph: fx.Graph) -> list[tuple[object, ...]]:
         (
             n.op,
             n.name,
-            n.target,
+            _Late(MADE_LATE[id(n.target)]) if id(n.target) in MADE_LATE else n.target,
             fx.map_arg(n.args, ref),
             fx.map_arg(n.kwargs, ref),
             n.type,

@@ -48,13 +48,20 @@ def leave(entered: Entered) -> None:
 
 
 def settings_of(context: object) -> tuple[str, tuple[object, ...]] | None:
-    """Return name and settings of a block that a graph can hold."""
+    """Return name and settings of a block that a graph can hold; ``None`` for one with its own ends."""
+    for cls in type(context).__mro__:
+        if cls.__module__.partition(".")[0] == "torch":
+            break
+        if {"__enter__", "__exit__", "__init__"} & set(vars(cls)):
+            return None
     if isinstance(context, torch.autocast):
         return "autocast", (context.device, context.fast_dtype, context._enabled, context._cache_enabled)
     if isinstance(context, torch.inference_mode):
         return "inference_mode", (context.mode,)
-    name = type(context).__name__
-    return (name, ()) if name in _CONTEXTS else None
+    for name in ("no_grad", "enable_grad"):
+        if isinstance(context, _CONTEXTS[name]):
+            return name, ()
+    return None
 
 
 def unwinding(forward: Callable[..., object]) -> Callable[..., object]:

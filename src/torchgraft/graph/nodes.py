@@ -6,10 +6,12 @@ A name is the path of the level, then the child or the operation, numbered in ca
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 
 from torch import fx
+from torch.nn import functional as F
 
 Node = fx.Node
 
@@ -50,8 +52,25 @@ def operation_name(name: str) -> str:
 def canonical(node: Node) -> str:
     """Name the operation of a node, the same for a function, a method and its in-place form."""
     target = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
-    return operation_name(name)
+    return operation_name(target if isinstance(target, str) else plain_name(target))
+
+
+def plain_name(function: object) -> str:
+    """Return the name of a function: some of torch's are made at run time and do not know it."""
+    return MADE_LATE.get(id(function)) or str(getattr(function, "__name__", type(function).__name__))
+
+
+MADE_LATE: dict[int, str] = {
+    id(function): name
+    for name, function in vars(F).items()
+    if inspect.isfunction(function) and "<locals>" in function.__qualname__
+}
+"""Functions of ``torch.nn.functional`` that dispatch on a flag, with the names they are known by."""
+
+
+def function_named(name: str) -> object:
+    """Return a function of ``torch.nn.functional``; what such a function is pickled as."""
+    return getattr(F, name)
 
 
 def grouped(graphs: tuple[fx.Graph, ...], owner: str) -> list[tuple[str, tuple[Node, ...]]]:

@@ -76,10 +76,11 @@ class Recording(TorchFunctionMode):
         with self.paused():
             entered = enter(context)
         self._state = _state()
-        if found is not None:
-            name, settings = found
-            token = self.tracer.create_proxy("call_function", enter_block, (name, *settings), {})
-            self._blocks.append((context, token))
+        if found is None:
+            raise px.UnfollowableError(f"it enters a block of the class {type(context).__name__}")
+        name, settings = found
+        token = self.tracer.create_proxy("call_function", enter_block, (name, *settings), {})
+        self._blocks.append((context, token))
         return entered
 
     def leave(self, context: object, leave: Callable[..., object], *raised: object) -> object:

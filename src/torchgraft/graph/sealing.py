@@ -36,19 +36,24 @@ def check_runs(root: nn.Module, original: nn.Module, example: Example | None, st
     Raises:
         ShapeError: it does not run.
     """
-    try:
-        taken = probe(clone(original), example).calls[-1]
-    except AnalysisError:
-        return  # a model that does not run on meta tensors cannot be checked on them
-    try:
-        run_on_meta(root, taken.args, taken.kwargs, training=False)
-    except Exception as error:
-        raise ShapeError(
-            f"the edited model does not run on {shape_text(taken.args)}, on which the original runs",
-            asked=" >> ".join(steps),
-            found="; ".join([f"{type(error).__name__}: {str(error).splitlines()[0]}", *error.__notes__[:1]]),
-            write="an edit that keeps the shape, or one more edit where the new shape goes",
-        ) from error
+    for training in (False, True):
+        try:
+            taken = probe(clone(original), example, training=training).calls[-1]
+        except AnalysisError:
+            continue  # a model that does not run on meta tensors cannot be checked on them
+        try:
+            run_on_meta(root, taken.args, taken.kwargs, training=training)
+        except Exception as error:
+            mode = " in training" if training else ""
+            raise ShapeError(
+                f"the edited model does not run on {shape_text(taken.args)}{mode}, "
+                "on which the original runs",
+                asked=" >> ".join(steps),
+                found="; ".join(
+                    [f"{type(error).__name__}: {str(error).splitlines()[0]}", *error.__notes__[:1]]
+                ),
+                write="an edit that keeps the shape, or one more edit where the new shape goes",
+            ) from error
 
 
 def _resolves(level: nn.Module, target: str) -> bool:

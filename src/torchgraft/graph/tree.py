@@ -56,6 +56,11 @@ class Tree:
                 self._names.setdefault(id(found), []).append(path)
         return self._names.get(id(module), [])
 
+    def shared(self) -> list[list[str]]:
+        """Return the names of each module that stands under several."""
+        self.names(self.root)
+        return [names for names in (self._names or {}).values() if len(names) > 1]
+
     def exchange(self, path: str, new: nn.Module) -> None:
         """Put another module in the place of one, under each of its names."""
         if not isinstance(new, nn.Module):

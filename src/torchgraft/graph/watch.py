@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchgraft.errors import AnalysisError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.nodes import operation_name
+from torchgraft.graph.nodes import operation_name, plain_name
 from torchgraft.graph.run import Recorder, run_on_meta
 
 
@@ -43,7 +43,7 @@ class _Names(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         if self._recorder.depth == 1:
-            self.names.add(operation_name(getattr(func, "__name__", "")))
+            self.names.add(operation_name(plain_name(func)))
         return func(*args, **(kwargs or {}))
 
 

@@ -1,5 +1,5 @@
 """Steps as text: what a transform prints is what is read back, without running any of it."""
 
-from torchgraft.recipe.parse import parse as parse
+from torchgraft.recipe.reader import parse as parse
 
 __all__ = ["parse"]

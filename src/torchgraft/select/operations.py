@@ -10,7 +10,7 @@ from torch import nn
 
 from torchgraft.errors import OptionError, TargetError, TraceError
 from torchgraft.graph.kinds import searched
-from torchgraft.graph.nodes import Node, canonical, grouped, operation_name
+from torchgraft.graph.nodes import Node, canonical, grouped, operation_name, plain_name
 from torchgraft.graph.watch import own_operations
 from torchgraft.select.atoms import Path
 from torchgraft.select.pattern import fits
@@ -69,7 +69,7 @@ class Operation(Selector):
         return node.target is self.what
 
     def _name(self) -> str:
-        return operation_name(self.what if isinstance(self.what, str) else self.what.__name__)
+        return operation_name(self.what if isinstance(self.what, str) else plain_name(self.what))
 
     def __repr__(self) -> str:
         return f"op({literal(self.what) if isinstance(self.what, str) else function_name(self.what)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torchgraft.graph.draft import Draft
 from torchgraft.select.site import Site
@@ -18,7 +18,7 @@ class Region:
         sites: the sites.
     """
 
-    def __init__(self, sites: Iterable[Site]) -> None:
+    def __init__(self, sites: Sequence[Site]) -> None:
         self._modules: set[str] = set()
         self._nodes: set[int] = set()
         self._above: set[str] = set()
@@ -30,6 +30,15 @@ class Region:
             else:
                 self._nodes.update(map(id, site.nodes))
                 self._above.add(site.owner or "")
+
+        self._share(next((site.draft for site in sites), None))
+
+    def _share(self, draft: Draft | None) -> None:
+        """Take in the other names of modules that stand under several, where one of them is meant."""
+        for names in draft.shared() if draft is not None else ():
+            if any(p in self._modules for name in names for p in (name, *above(name))):
+                self._modules.update(names)
+                self._above.update(p for name in names for p in above(name))
 
     def covers(self, site: Site) -> bool:
         """Tell whether a site is one of them or stands inside one."""
@@ -74,6 +83,19 @@ def without(sites: Sequence[Site], region: Region, *, own: bool) -> list[Site]:
             left.append(Site(site.path, site.draft, own=True))
         waiting += reversed(children(site.draft, site.path))
     return left
+
+
+def within(sites: Sequence[Site], region: Region) -> list[Site]:
+    """Keep what a region covers: a site around it is broken up into the largest parts inside."""
+    found: list[Site] = []
+    waiting = list(reversed(sites))
+    while waiting:
+        site = waiting.pop()
+        if region.covers(site):
+            found.append(site)
+        elif region.splits(site):
+            waiting += reversed(children(site.draft, site.path))
+    return found
 
 
 def children(draft: Draft, path: str) -> list[Site]:

@@ -14,7 +14,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.probe import Example
 from torchgraft.select import steps
 from torchgraft.select.query import Query
-from torchgraft.select.region import Region, children, without
+from torchgraft.select.region import Region, children, within, without
 from torchgraft.select.selection import Selection
 from torchgraft.select.site import Site
 from torchgraft.text import literal
@@ -235,10 +235,10 @@ class Binary(Selector):
         """Meet or take away, by what the sites cover."""
         left, right = self.left.answer(query), self.right.answer(attrs.evolve(query, own=False))
         if self.sign == "-":
-            found = without(left, Region(right), own=query.own)
+            found = query.once(without(left, Region(right), own=query.own))
         else:
-            here, there = Region(left), Region(right)
-            found = query.once([*(s for s in left if there.covers(s)), *(s for s in right if here.covers(s))])
+            operations = [site for site in right if not site.is_module and Region(left).covers(site)]
+            found = query.once([*within(left, Region(right)), *operations])
         return query.checked(found, f"nothing is left of {self!r}")
 
     def __repr__(self) -> str:

@@ -1,0 +1,103 @@
+"""Where the channels are: found by following the graph, through layers and through operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchgraft import at, pipe, where, wrap
+from torchgraft.errors import LayoutError
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.layout import spec_of
+
+
+class By(nn.Module):
+    """A forward made of a function of a map with 6 channels."""
+
+    def __init__(self, function: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+        self.bn = nn.BatchNorm2d(6)
+        self.scale = nn.Parameter(torch.ones(6, 1, 1))
+        self.flat = nn.Flatten()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self, self.conv(x))
+
+
+FORWARDS = {
+    "relu": (lambda s, x: F.relu(x), 1, 6),
+    "pool": (lambda s, x: F.max_pool2d(x, 2), 1, 6),
+    "average": (lambda s, x: F.avg_pool2d(x, 2), 1, 6),
+    "batch norm": (lambda s, x: F.batch_norm(x, s.bn.running_mean, s.bn.running_var), 1, 6),
+    "convolution": (lambda s, x: F.conv2d(x, s.conv.weight[:, :1].repeat(1, 6, 1, 1)), 1, 6),
+    "scaled": (lambda s, x: x * s.scale, 1, 6),
+    "scaled from the left": (lambda s, x: s.scale * x, 1, 6),
+    "permuted": (lambda s, x: x.permute(0, 2, 3, 1), -1, 6),
+    "permuted by keyword": (lambda s, x: torch.permute(x, dims=(0, 2, 3, 1)), -1, 6),
+    "there and back": (lambda s, x: s.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1, 6),
+    "tokens": (lambda s, x: x.flatten(2).transpose(1, 2), -1, 6),
+    "tokens by keyword": (lambda s, x: x.flatten(2).transpose(dim0=2, dim1=1), -1, 6),
+    "transposed places": (lambda s, x: x.transpose(2, 3), 1, 6),
+    "places of tokens": (lambda s, x: x.permute(0, 2, 3, 1).transpose(-3, -2), -1, 6),
+    "joined": (lambda s, x: torch.cat([x, x], 1), 1, 12),
+    "joined at the end": (lambda s, x: torch.cat([x.permute(0, 2, 3, 1)] * 2, -1), -1, 12),
+    "joined places": (lambda s, x: torch.cat([x, x], dim=2), 1, 6),
+    "flat": (lambda s, x: F.adaptive_avg_pool2d(x, 1).flatten(1), 1, 6),
+    "flat by a layer": (lambda s, x: s.flat(F.adaptive_avg_pool2d(x, 1)), 1, 6),
+    "mean": (lambda s, x: x.mean((2, 3)), 1, 6),
+    "mean of rows": (lambda s, x: x.mean(2), 1, 6),
+    "mean of tokens": (lambda s, x: x.permute(0, 2, 3, 1).mean(1), -1, 6),
+    "linear": (lambda s, x: F.linear(x.permute(0, 2, 3, 1), s.fc.weight), -1, 6),
+    "layer norm": (lambda s, x: F.layer_norm(x.permute(0, 2, 3, 1), (6,), s.norm.weight), -1, 6),
+    "one token": (lambda s, x: s.fc(x.flatten(2).transpose(1, 2))[:, 0], -1, 6),
+    "attention": (lambda s, x: s.attention(*[x.flatten(2).transpose(1, 2)] * 3)[0], -1, 6),
+    "reshaped": (lambda s, x: x.reshape(x.shape[0], 6, -1), 1, 6),
+    "unflattened": (lambda s, x: x.flatten(2).unflatten(2, (4, -1)), 1, 6),
+    "viewed as": (lambda s, x: x.flatten(2).view_as(x), 1, 6),
+}
+
+
+def output_spec(model: nn.Module, example: torch.Tensor | None = None):
+    draft = Draft(model, example)
+    (graph,) = draft.graphs("")
+    (value,) = next(n for n in graph.nodes if n.op == "output").args
+    return spec_of(draft, "", value)
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_the_axis_of_the_channels_is_followed(name):
+    function, axis, channels = FORWARDS[name]
+    spec = output_spec(By(function), torch.zeros(2, 3, 8, 12))
+    rank = By(function)(torch.zeros(2, 3, 8, 12)).ndim
+    assert (spec.axis % rank, spec.channels) == (axis % rank, channels)
+
+
+def test_where_no_rule_tells_two_sizes_do():
+    def odd(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.roll(x, 1, 2).movedim(1, -1)
+
+    assert output_spec(By(odd)).axis == -1
+
+
+def test_what_cannot_be_told_is_said():
+    def mixed(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.roll(x, 1, 1).reshape(x.shape[0], 2, 3, -1)
+
+    with pytest.raises(LayoutError, match="cannot be told"):
+        pipe(nn.Sequential(By(mixed), nn.Identity()), wrap("0", "se"))
+
+
+def test_a_net_for_volumes_needs_no_example():
+    model = nn.Sequential(nn.Conv3d(2, 4, 1), nn.ReLU())
+    assert at(nn.ReLU).on(model)[0].output[1] == 4
+    assert at(nn.Conv1d).on(nn.Sequential(nn.Conv1d(2, 4, 1)))[0].layout == "NCL"
+    assert where(lambda site: site.layout == "NCDHW").on(model).paths == ("0", "1")
