@@ -357,3 +357,9 @@ def test_branches_have_to_meet():
     alike(Shared(), 4, density=1)
     with pytest.raises(TargetError, match="'same' is used at several places"):
         pipe(Shared(), dilate(2))
+
+
+def test_a_model_whose_maps_shrink_in_another_way_says_where_they_are_lost():
+    swin = tv.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4])
+    with pytest.raises(TargetError, match="cannot be followed through"):
+        dilate(8)(swin)

@@ -21,7 +21,7 @@ class Dilate(Transform):
     output_stride: int
 
     def _edit(self, draft: Draft) -> None:
-        strides = strides_of(draft)
+        strides, lost = strides_of(draft)
         if not strides:
             raise TargetError(
                 "there is nothing to dilate",
@@ -30,6 +30,12 @@ class Dilate(Transform):
             )
         if self.output_stride not in strides:
             smaller = [stride for stride in strides if stride < self.output_stride]
+            if lost and self.output_stride > max(strides):
+                raise TargetError(
+                    f"maps cannot be followed through {lost!r}, so what makes them smaller is not known",
+                    found=f"strides {', '.join(map(str, strides))} before it",
+                    write=f"dilate({max(strides)}), or a model of convolutions and poolings",
+                )
             raise OptionError(
                 f"this model has no maps of stride {self.output_stride}",
                 found=f"strides {', '.join(map(str, strides))}",

@@ -16,6 +16,8 @@ def unknown(walk: Walk, owner: str, node: fx.Node, facts: Facts) -> Fact:
     for fact in found:
         if fact.is_dense:
             raise refuse(owner, node, fact)
+    if any(isinstance(fact, Grid) for fact in found):
+        walk.lost.append(name_of(owner, node))
     return Tokens(name_of(owner, node)) if found else None
 
 

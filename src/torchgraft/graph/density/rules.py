@@ -30,8 +30,8 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout_rules import SAME, operation
 
 
-def strides_of(draft: Draft) -> tuple[int, ...]:
-    """List the strides of the maps of a model.
+def strides_of(draft: Draft) -> tuple[tuple[int, ...], str]:
+    """List the strides of the maps of a model, and name the first step behind which they are not known.
 
     Raises:
         TargetError: a stride cannot be told.
@@ -39,7 +39,7 @@ def strides_of(draft: Draft) -> tuple[int, ...]:
     """
     walk = Walk(draft, _RULES)
     walk.run()
-    return tuple(sorted(walk.strides))
+    return tuple(sorted(walk.strides)), next(iter(walk.lost), "")
 
 
 def densify(draft: Draft, output_stride: int) -> bool:

@@ -115,6 +115,7 @@ class Walk:
         self.rules = rules
         self.limit = limit
         self.strides: set[int] = set()
+        self.lost: list[str] = []
         self.plan: dict[object, _Decision] = {}
         self._counting = True
 
