@@ -694,3 +694,20 @@ def test_blocks_of_subclasses_stop_gradients_too(block, followed):
     assert result.a.weight.grad is None
     assert result.b.weight.grad is not None
     assert isinstance(result, torch.fx.GraphModule) is followed
+
+
+def test_ordered_results_stay_ordered():
+    class Ordered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> OrderedDict:
+            x = self.fc(x)
+            return OrderedDict([("b", x), ("a", -x)])
+
+    model, x = Ordered(), torch.randn(2, 3)
+    result = pipe(model, wrap("fc", nn.Identity()))(x)
+    assert type(result) is OrderedDict
+    assert list(result) == ["b", "a"]
+    assert result["a"].equal(model(x)["a"])

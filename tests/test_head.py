@@ -170,3 +170,7 @@ def test_a_root_that_cannot_be_followed_is_named():
 
     with pytest.raises(TraceError, match="the root ByData"):
         pipe(ByData(), swap_head(3))
+
+
+def test_one_class_is_a_head_too():
+    assert pipe(tv.resnet18(), swap_head(1)).fc.out_features == 1
