@@ -1,0 +1,127 @@
+"""What operations do in a map that became denser: at the old places they give what they gave."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchgraft import dilate, pipe, replace, wrap
+from torchgraft.errors import GraftError
+
+
+class Between(nn.Module):
+    """A function of the module and a map, between a strided convolution and another."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.down = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.again = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.near = nn.Conv2d(6, 6, 3, padding=1)
+        self.far = nn.Conv2d(6, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 6)
+        self.norm = nn.GroupNorm(2, 6)
+        self.last = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self, self.again(self.down(x))))
+
+
+SAME = {
+    "half of it": lambda s, x: x[:, :, 1:],
+    "leaky relu": lambda s, x: F.leaky_relu(x, 0.2),
+    "elu": lambda s, x: F.elu(x),
+    "hardtanh": lambda s, x: F.hardtanh(x),
+    "power": lambda s, x: x.pow(2) + x**2,
+    "in place": lambda s, x: (x * 1).mul_(2).clamp_(-1, 1),
+    "softmax of channels": lambda s, x: x.softmax(1),
+    "softmax of channels from the end": lambda s, x: torch.softmax(x, dim=-3),
+    "mean of the map": lambda s, x: x + x.mean((2, 3), keepdim=True),
+    "mean of the map from the end": lambda s, x: x + x.mean((-1, -2), keepdim=True),
+    "mean of the map without its axes": lambda s, x: x * x.mean((-2, -1))[:, :, None, None],
+    "mean of channels": lambda s, x: x + x.mean(1, keepdim=True),
+    "mean of channels without the axis": lambda s, x: x + x.mean(-3).unsqueeze(1),
+    "largest channel": lambda s, x: x + x.max(1, keepdim=True)[0] + x.amax(1, keepdim=True),
+    "largest place": lambda s, x: x + x.amax((2, 3), keepdim=True),
+    "largest of two": lambda s, x: torch.max(x, x * 2),
+    "pooled": lambda s, x: x * F.adaptive_avg_pool2d(x, 1).sigmoid(),
+    "pooled largest": lambda s, x: x * F.adaptive_max_pool2d(x, (1, 1)),
+    "flat mean": lambda s, x: x * x.flatten(2).mean(-1).unsqueeze(-1).unsqueeze(-1),
+    "stacked": lambda s, x: torch.stack([x, x * 2], 1).sum(1),
+    "joined": lambda s, x: torch.cat([x, x], 1)[:, 3:9],
+    "chunks": lambda s, x: torch.cat(x.chunk(2, 1)[::-1], 1),
+    "channels last": lambda s, x: s.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "channels last by movedim": lambda s, x: s.fc(x.movedim(1, -1)).movedim(-1, 1),
+    "channels last by transposes": lambda s, x: s.fc(x.transpose(1, 3)).transpose(1, 3),
+    "layer norm": lambda s, x: F.layer_norm(x.permute(0, 2, 3, 1), (6,)).permute(0, 3, 1, 2),
+    "group norm": lambda s, x: s.norm(x),
+    "near": lambda s, x: s.near(x) + x,
+    "near by a function": lambda s, x: F.conv2d(x, s.near.weight, s.near.bias, padding=1),
+    "average": lambda s, x: F.avg_pool2d(x, 3, 1, 1),
+    "largest near": lambda s, x: F.max_pool2d(x, 3, stride=1, padding=1),
+    "padded": lambda s, x: F.conv2d(F.pad(x, (1, 1, 1, 1)), s.near.weight),
+    "in a pair": lambda s, x: [(x, {"a": x * 2})][0][1]["a"] + 1,
+    "narrowed": lambda s, x: torch.cat([x, x], dim=-3)[:, 2:8],
+    "strided": lambda s, x: s.far(F.max_pool2d(s.near(x), 3, 2, 1)),
+    "averaged and strided": lambda s, x: F.avg_pool2d(s.near(x), 2, 2),
+}  # fmt: skip
+
+REFUSED = {
+    "stacked at the end": lambda s, x: torch.stack([x, x * 2], -1).sum(-1),
+    "stacked first": lambda s, x: torch.stack([x, x * 2]).mean(0),
+    "joined from the end": lambda s, x: torch.cat([x, x], dim=-3).narrow(1, 2, 6),
+    "split": lambda s, x: sum(x.split(2, dim=1)).repeat(1, 3, 1, 1),
+    "mean of rows": lambda s, x: x + x.mean(2, keepdim=True),
+    "softmax of rows": lambda s, x: x.softmax(-1),
+    "turned": lambda s, x: x.flip(2),
+    "rolled": lambda s, x: x.roll(1, -1),
+    "larger": lambda s, x: F.interpolate(x, scale_factor=2),
+    "products of places": lambda s, x: x @ x,
+    "summed up": lambda s, x: x.cumsum(-1),
+    "transposed convolution": lambda s, x: F.conv_transpose2d(x, s.near.weight, padding=1),
+}  # fmt: skip
+
+
+def net(function) -> nn.Module:
+    torch.manual_seed(0)
+    return Between(function).double().eval()
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("size", [33, 29])
+def test_old_places_hold_what_they_held(name, size):
+    model, x = net(SAME[name]), torch.randn(2, 3, size, size + 4, dtype=torch.float64)
+    was, now = model(x), dilate(2)(model)(x)
+    step = 4 if now.shape[-1] > 2.5 * was.shape[-1] else 2
+    now = now[..., ::step, ::step]
+    assert now.shape == was.shape
+    assert torch.allclose(now, was, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_mixes_places_is_refused(name):
+    model = net(REFUSED[name])
+    with pytest.raises(GraftError) as caught:
+        dilate(2)(model)
+    assert caught.value.found
+
+
+def test_later_steps_see_the_dilated_layers():
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net(SAME["near"])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x).mean((2, 3))
+
+    model = Outer().double().eval()
+    steps = dilate(2), wrap("body.again", "se"), replace("body.last", nn.Conv2d(6, 6, 1).double())
+    result = pipe(model, *steps)
+    apart = steps[2](steps[1](steps[0](model)))
+    x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
+    assert result.body.again.stride == apart.body.again.stride == (1, 1)
+    assert result(x).shape == apart(x).shape == (1, 6)
+    assert result.body.near.dilation == (2, 2)
