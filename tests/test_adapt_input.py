@@ -366,3 +366,31 @@ def test_bad_sources_and_how_it_is_written():
     step = adapt_input(4, source="sum")
     assert repr(step) == 'adapt_input(4, source="sum")'
     assert step == pickle.loads(pickle.dumps(step))
+
+
+class Functional(nn.Module):
+    """Patches by a function whose weight is a parameter, after a look at the number of axes."""
+
+    def __init__(self, *, linear: bool) -> None:
+        super().__init__()
+        self.linear = linear
+        self.weight = nn.Parameter(torch.randn(8, 3) if linear else torch.randn(8, 3, 3, 3))
+
+    def forward(self, x):
+        if x.ndim != 4 or x.dim() != 4 or len(x.shape) != 4:
+            raise ValueError
+        y = F.linear(x.permute(0, 2, 3, 1), self.weight) if self.linear else F.conv2d(x, self.weight)
+        return y.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("example", [None, "positional", "named"])
+def test_weights_that_functions_apply_are_adapted(linear, example):
+    model, x = Functional(linear=linear), torch.randn(2, 3, 8, 8)
+    given = {None: x, "positional": (x,), "named": {"x": x}}[example]
+    result = pipe(model, adapt_input(5, source="sum"), example=given)
+    assert result.weight.shape[1] == 5
+    more = torch.cat([x, torch.randn(2, 2, 8, 8)], 1)
+    assert torch.allclose(result(more), model(x), atol=1e-4)
+    again = pipe(result, adapt_input(1))
+    assert again.weight.shape[1] == 1

@@ -162,3 +162,14 @@ def test_clones_of_meta_models_and_pickles():
     real = clone(nn.Linear(2, 2))
     assert pickle.loads(pickle.dumps(real)).weight.equal(real.weight)
     assert copy.deepcopy(real).weight.equal(real.weight)
+
+
+def test_a_buffer_stays_of_its_class_and_a_tensor_of_its():
+    model = nn.Module()
+    model.marked = nn.Buffer(torch.ones(2), persistent=False)
+    model.register_buffer("plain", torch.ones(2))
+    copied = clone(model)
+    assert isinstance(copied.marked, nn.Buffer)
+    assert not copied.marked.persistent
+    assert not isinstance(copied.plain, nn.Buffer)
+    assert "marked" not in copied.state_dict()

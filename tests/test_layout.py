@@ -27,6 +27,7 @@ class By(nn.Module):
         self.bn = nn.BatchNorm2d(6)
         self.scale = nn.Parameter(torch.ones(6, 1, 1))
         self.flat = nn.Flatten()
+        self.wide = nn.Parameter(torch.randn(8, 6, 1, 1))
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,6 +43,20 @@ FORWARDS = {
     "scaled": (lambda s, x: x * s.scale, 1, 6),
     "scaled from the left": (lambda s, x: s.scale * x, 1, 6),
     "permuted": (lambda s, x: x.permute(0, 2, 3, 1), -1, 6),
+    "permuted by a tuple": (lambda s, x: x.permute((0, 2, 3, 1)), -1, 6),
+    "swapped": (lambda s, x: x.swapaxes(1, -1), -1, 6),
+    "layer norm by keyword": (
+        lambda s, x: F.layer_norm(x.permute(0, 2, 3, 1), normalized_shape=(6,), weight=s.norm.weight),
+        -1,
+        6,
+    ),
+    "linear by keyword": (lambda s, x: F.linear(x.permute(0, 2, 3, 1), weight=s.fc.weight), -1, 6),
+    "convolution by keyword": (lambda s, x: F.conv2d(x, weight=s.wide), 1, 8),
+    "batch norm by keyword": (
+        lambda s, x: F.batch_norm(x, running_mean=s.bn.running_mean, running_var=s.bn.running_var),
+        1,
+        6,
+    ),
     "permuted by keyword": (lambda s, x: torch.permute(x, dims=(0, 2, 3, 1)), -1, 6),
     "there and back": (lambda s, x: s.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1, 6),
     "tokens": (lambda s, x: x.flatten(2).transpose(1, 2), -1, 6),
@@ -101,3 +116,13 @@ def test_a_net_for_volumes_needs_no_example():
     assert at(nn.ReLU).on(model)[0].output[1] == 4
     assert at(nn.Conv1d).on(nn.Sequential(nn.Conv1d(2, 4, 1)))[0].layout == "NCL"
     assert where(lambda site: site.layout == "NCDHW").on(model).paths == ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["linear by keyword", "convolution by keyword", "layer norm by keyword"])
+def test_the_weight_of_a_function_tells_dtype_and_device(name):
+    model = By(FORWARDS[name][0])
+    with torch.no_grad():
+        for part in (model.fc, model.norm):
+            part.to(torch.float16)
+        model.wide.data = model.wide.data.to(torch.float16)
+    assert output_spec(model).dtype == torch.float16

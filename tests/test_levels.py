@@ -260,3 +260,13 @@ def test_modules_that_are_alike_are_followed_once_and_edited_apart(monkeypatch):
         for _ in range(unit.limits["parts"][0]):
             expected = (unit.fc(expected).tanh() if i < 5 else unit.fc(expected)) * unit.factor
         assert result[i](x).equal(expected)
+
+
+def test_an_example_is_remembered_as_a_shape():
+    x = torch.randn(2, 3, 32, 32)
+    result = pipe(BySize(), example=x)
+    (held,) = [v for v in vars(result).values() if isinstance(v, torch.Tensor)]
+    assert held.is_meta
+    assert held.shape == x.shape
+    pair = pipe(BySize(), example=(x,))
+    assert wrap("conv", nn.Identity())(pair)(x).shape == (2, 5)

@@ -131,3 +131,27 @@ def test_a_forward_that_cannot_be_followed_deep_in_a_model():
     said = text(lambda: pipe(nn.Sequential(nn.Sequential(ByData())), wrap("0.0.conv", se)))
     assert "the forward of ByData at '0.0' cannot be followed by torch.fx" in said
     assert "decides on a value" in said
+
+
+def test_a_container_that_nothing_calls():
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+            self.spare = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+        def forward(self, x):
+            return self.fc(x)
+
+    said = text(lambda: pipe(nn.Sequential(Idle()), inject("0.spare", se)))
+    assert said.endswith('write  a target that is called: "0.spare.1"')
+    said = text(lambda: pipe(nn.Sequential(Idle()), inject("0.spare.0", se)))
+    assert said.endswith('write  a target that is called: "0.spare"')
+
+
+def test_a_block_that_changes_the_shape_names_the_consumer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1)))
+    narrow = lambda channels: nn.Conv2d(channels, 2, 1)
+    assert "the output of the model takes" in text(lambda: pipe(model, inject("1", narrow)))
+    assert "the output of 1 takes" in text(lambda: pipe(model, wrap("1", narrow)))
+    assert "found  1 takes n 4" in text(lambda: pipe(model, inject("0", narrow)))
