@@ -126,3 +126,10 @@ def test_the_weight_of_a_function_tells_dtype_and_device(name):
             part.to(torch.float16)
         model.wide.data = model.wide.data.to(torch.float16)
     assert output_spec(model).dtype == torch.float16
+
+
+def test_a_model_without_parameters_gives_the_usual_dtype():
+    model, x = nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), torch.randn(2, 3, 8, 8)
+    result = pipe(model, wrap("0", "se"), example=x)
+    assert result.get_submodule("0_se").fc1.weight.dtype == torch.get_default_dtype()
+    assert result(x).equal(model(x))

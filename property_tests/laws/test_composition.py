@@ -6,7 +6,7 @@ import pickle
 
 import torch
 from checks import flat, run, same
-from equivalence import equivalent, tensors
+from equivalence import equivalent, graphs, tensors
 from fingerprint import bits
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +60,7 @@ def test_law_8_pipe_is_application(net, first, second):
         return
     # The second draws its parameters from the start of the seed in one, and from where the first stopped in the other.
     equivalent(result, expected, fresh=changed_keys(net, result), channels=takes(first, second))
-    equivalent(pipe(net, a, b, seed=0), joined, channels=takes(first, second))
+    assert graphs(joined) == graphs(pipe(net, a, b, seed=0))
 
 
 def takes(*applied) -> int:

@@ -12,10 +12,11 @@ from equivalence import equivalent, graphs, modes, shares, tensors
 from fingerprint import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import ALWAYS, BLOCK_ROWS, additions, built, functions, inputs, nets, paths_of, rows
+from strategies import ALWAYS, BLOCK_ROWS, additions, built, edits, functions, inputs, nets, paths_of, rows
 from torch import nn
 
-from torchgraft import GraftError, at, blocks, dilate, freeze, inject, node, op, pipe, replace
+from torchgraft import GraftError, at, blocks, dilate, freeze, inject, node, op, pipe, remove, replace, wrap
+from torchgraft.blocks import eca, layer_scale, se
 from torchgraft.spec import TensorSpec
 
 Shapes = tuple[torch.Size, ...]
@@ -107,6 +108,28 @@ def test_law_18_also_at_drawn_targets(net, data, mode):
     assert same(run(result, inputs(), mode=mode), run(net, inputs(), mode=mode))
 
 
+@given(
+    nets(),
+    st.lists(
+        st.sampled_from([row.block for row in BLOCK_ROWS.values() if row.stacks]), min_size=2, max_size=3
+    ),
+)
+def test_law_18_neutral_blocks_stack(net, blocks):
+    """Law 18: neutral blocks, one behind the other at one place, leave the outputs bit-equal."""
+    result = pipe(net, *(wrap("body", block, name=f"added_{i}") for i, block in enumerate(blocks)), seed=0)
+    for mode in (False, True):
+        assert same(run(result, inputs(), mode=mode), run(copy.deepcopy(net), inputs(), mode=mode))
+
+
+def test_law_18_also_behind_a_gate_of_the_model():
+    """Law 18: the same behind a part of the model that multiplies all channels by one map."""
+    net = built("Net(Gated())")
+    for block in (se(), eca(), layer_scale()):
+        result = pipe(net, wrap("body", block, name="added"), seed=0)
+        assert result.body.added.state_dict().keys() != {"gamma"} or len(result.body.added.gamma) == 4
+        assert same(run(result, inputs(), mode=False), run(net, inputs(), mode=False))
+
+
 @given(nets(without=("Tokens", "Halved")))  # which mix places, so that their maps cannot be dilated
 def test_law_18_a_dilated_model_computes_the_same(net):
     """Law 18: larger maps leave the outputs as they were in evaluation."""
@@ -181,8 +204,30 @@ def test_law_22_results_are_well_formed(net, row):
         equivalent(other, copy.deepcopy(result), graph=False, channels=row.takes)
 
 
-# F.max_pool2d cannot be pickled by name: see the next test.
-@given(nets(without=("Halved",)), rows())
+@given(nets(), st.data())
+def test_law_22_also_at_drawn_targets(net, data):
+    """Law 22: the same of an edit at any module: what can be done gives a model that runs in both modes."""
+    try:
+        result = pipe(net, data.draw(edits(net)).transform, seed=0)
+    except GraftError:
+        return
+    for module in result.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for graph in module.graphs:
+                graph.lint()
+    equivalent(copy.deepcopy(result), result)
+
+
+def test_law_22_also_of_a_module_called_twice_in_a_row():
+    """Law 22: the same where a module that is taken out is called with what it gave."""
+    for source in ("Net(Again(relu()))", "Net(Shared(relu()))"):
+        result = pipe(built(source), remove("body.part" if "Again" in source else "body.0"))
+        assert same(
+            run(result, inputs(), mode=False), run(built("Net(nn.Sequential())"), inputs(), mode=False)
+        )
+
+
+@given(nets(), rows())
 def test_law_22_results_pickle(net, row):
     """Law 22: a result is pickled and unpickled without a difference."""
     result = pipe(net, row.make(), seed=0)

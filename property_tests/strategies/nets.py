@@ -11,8 +11,8 @@ from strategies import parts
 from strategies.net import Net, built
 
 LEAVES = (
-    "conv", "relu", "norm", "drop", "conv3", "Moded", "Functional", "Moded", "Twice", "Tied", "InPlace", "ChannelsLast",
-    "Tokens",
+    "conv", "relu", "norm", "drop", "conv3", "Moded", "Functional", "Moded", "Twice", "Tied", "InPlace", "Gated",
+    "ChannelsLast", "Tokens",
 )  # fmt: skip
 OF_MANY = ("nn.Sequential", "Listed")
 OF_ONE = ("Skip", "Shared", "Across", "Again", "Unpaired", "Halved", "Named")
@@ -88,6 +88,7 @@ TRAITS: dict[str, Callable[[nn.Module], bool]] = {
     "mixed modes": _modes_mixed,
     "frozen parameters": lambda net: any(not p.requires_grad for p in net.parameters()),
     "hooks": lambda net: any(m._forward_hooks for m in net.modules()),
+    "a gate of one channel": _has(parts.Gated),
     "channels last": _has(parts.ChannelsLast),
     "tokens": _has(parts.Tokens),
     "reads its mode": _has(parts.Moded),

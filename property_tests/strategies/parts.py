@@ -98,6 +98,17 @@ class Moded(nn.Module):
         return y + self.aside(x) if self.training else y
 
 
+class Gated(nn.Module):
+    """Multiply all channels by one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(WIDTH, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * F.relu(self.gate(x))
+
+
 class ChannelsLast(nn.Module):
     """Work on ``n h w c`` inside."""
 

@@ -49,6 +49,11 @@ class Row:
         """Whether a recipe can hold it: it can be written, and names no function of a user."""
         return self.written and "strategies.functions." not in repr(self)
 
+    @property
+    def stacks(self) -> bool:
+        """Whether it is a block behind the body that is neutral in both modes."""
+        return self.block is not None and self.neutral == ALWAYS and "body.added" in self.touches
+
     def touched(self, path: str) -> bool:
         """Tell whether the transform may change what is at a path, or an attribute of it: ``path:name``."""
         where, _, attribute = path.partition(":")

@@ -47,7 +47,7 @@ _PLAIN = {
     "replace": Row(lambda: replace("head", same_head), touches=("head",)),
     "replace by a function at hand": Row(lambda: replace("head", lambda old: same_head(old).eval()), touches=("head",), written=False),
     "replace by a class": Row(lambda: replace("pool", nn.Identity, keep_shape=False) >> replace("pool", nn.AdaptiveMaxPool2d(1), keep_shape=False), touches=("pool",), written=False),
-    "replace an operation": Row(lambda: replace(op("flatten") & node("flatten"), nn.Flatten), neutral=ALWAYS, touches=("flatten",), wide=True),  # it hides the rank: see law 9
+    "replace an operation": Row(lambda: replace(op("flatten") & node("flatten"), nn.Flatten), neutral=ALWAYS, touches=("flatten",)),
     "remove": Row(lambda: compose(inject("head", nn.Tanh), remove("head_tanh")), neutral=ALWAYS, touches=("head_tanh",)),
     "remove a layer": Row(lambda: remove("norm"), touches=("norm",)),
     "freeze": Row(lambda: freeze("body"), idempotent=True, holds=("body",)),

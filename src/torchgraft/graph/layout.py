@@ -145,13 +145,15 @@ class Search:
         return self.back(owner, source, depth + 1) if isinstance(source, fx.Node) else None
 
     def any(self, owner: str, node: fx.Node, depth: int) -> Fact | None:
-        """Follow the arguments until one of them tells."""
+        """Follow the arguments until one of them tells; what has one channel may be spread over many."""
+        single, unknown = None, False
         # What came from outside the level leads far away: it is asked last.
         for source in sorted(node.all_input_nodes, key=lambda n: n.op == "placeholder"):
             fact = self.back(owner, source, depth + 1)
-            if fact is not None:
+            if fact is not None and fact.channels > 1:
                 return fact
-        return None
+            single, unknown = single or fact, unknown or fact is None
+        return None if unknown else single
 
     def module(self, owner: str, node: fx.Node) -> nn.Module:
         """Return the module that a node calls."""
