@@ -269,3 +269,51 @@ def test_selecting_leaves_the_model_alone():
         assert site.shapes() is not None
         assert isinstance(site.calls, tuple)
     assert before == {k: id(v) for k, v in vars(model).items()}
+
+
+class ReadsDevice(nn.Module):
+    """A forward that cannot be followed and still runs on meta tensors; a ReLU after or in a child."""
+
+    def __init__(self, *, own: bool) -> None:
+        super().__init__()
+        self.own = own
+        self.part = nn.Conv2d(3, 4, 1) if own else nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.part(x)
+        if str(x.device) == "nowhere":
+            return x
+        return F.relu(x) if self.own else x * 2
+
+
+def test_what_a_forward_runs_itself_is_told_from_what_its_parts_run():
+    with pytest.raises(TraceError):
+        op("relu").maybe().on(nn.Sequential(ReadsDevice(own=True)))
+    assert op("relu").maybe().on(nn.Sequential(ReadsDevice(own=False))).paths == ()
+
+
+class Spelled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.multiply(x, 2) * x
+        return torch.true_divide(x, 3) - torch.concat([x, x]).chunk(2)[0]
+
+
+def test_spellings_of_one_operation_are_one():
+    counts = {name: len(op(name).on(Spelled(), example=torch.zeros(2, 3))) for name in ("mul", "div", "cat")}
+    assert counts == {"mul": 2, "div": 1, "cat": 1}
+    site = op("mul").on(Spelled(), example=torch.zeros(2, 3))[0]
+    assert (site.op, site.kind, site.cls, site.module) == ("mul", "mul", None, None)
+
+
+def test_what_hangs_on_a_container_does_not_hide_its_parts():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.zeros(3))
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x + self.position))
+
+    result = pipe(nn.Sequential(Held()), freeze(~at("0.b")))
+    assert {n for n, p in result.named_parameters() if p.requires_grad} == {"0.b.weight", "0.b.bias"}

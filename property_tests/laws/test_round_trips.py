@@ -12,7 +12,7 @@ from checks import run, same
 from equivalence import equivalent
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import functions, inputs, net, nets, parts, paths_of, rows, selectors
+from strategies import functions, inputs, modules, net, nets, parts, paths_of, rows, selectors
 from torch import nn
 from torch.nn import functional as F
 
@@ -112,12 +112,12 @@ def test_law_13_what_is_printed_is_parsed_back(row):
 def test_law_13_selectors_too(net, data):
     """Law 13: the same of a step with any selector; one that names a function of a user is refused."""
     parse = pytest.importorskip("torchgraft.recipe").parse
-    step = freeze(data.draw(selectors(net)))
-    if "strategies.functions." in repr(step):
-        with pytest.raises(GraftError):
-            parse(repr(step))
-        return
-    assert parse(repr(step)) == step
+    for step in (freeze(data.draw(selectors(net))), freeze(data.draw(modules(net, 2)))):
+        if "strategies.functions." in repr(step):
+            with pytest.raises(GraftError):
+                parse(repr(step))
+        else:
+            assert parse(repr(step)) == step
 
 
 @given(rows())
@@ -136,15 +136,15 @@ def test_law_15_what_is_printed_is_the_call(row):
 @given(nets(), st.data())
 def test_law_15_selectors_too(net, data):
     """Law 15: the same of selectors, whatever they are made from."""
-    selector = data.draw(selectors(net))
-    said = repr(selector)
-    assert not re.search("0x[0-9a-f]{4,}", said)
-    again = eval(said, dict(NAMES))
-    assert again == selector
-    assert hash(again) == hash(selector)
-    assert repr(again) == said
-    inside = freeze(selector)
-    assert eval(repr(inside), dict(NAMES)) == inside
+    for selector in (data.draw(selectors(net)), data.draw(modules(net, 2))):
+        said = repr(selector)
+        assert not re.search("0x[0-9a-f]{4,}", said)
+        again = eval(said, dict(NAMES))
+        assert again == selector
+        assert hash(again) == hash(selector)
+        assert repr(again) == said
+        inside = freeze(selector)
+        assert eval(repr(inside), dict(NAMES)) == inside
 
 
 @given(nets(), rows())

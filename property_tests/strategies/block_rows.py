@@ -31,7 +31,7 @@ _ATTENTION = (
     blocks.adapter(2), blocks.layer_scale(),
 )  # fmt: skip
 _UNITS = (
-    blocks.conv_norm_act(), blocks.depthwise_separable(), blocks.coord_conv(), blocks.mbconv(expand=2),
+    blocks.conv_norm_act(), blocks.depthwise_separable(), blocks.coord_conv(), blocks.mbconv(expand=2, kernel=5),
     blocks.fused_mbconv(expand=2), blocks.basic_residual(), blocks.bottleneck_residual(), blocks.inception(),
 )  # fmt: skip
 _DROPS = (blocks.dropout(0.25), blocks.drop_block(0.25, 3), blocks.stochastic_depth(0.25))

@@ -10,10 +10,8 @@ from torch import nn
 from strategies import parts
 from strategies.net import Net, built
 
-LEAVES = (
-    "conv", "relu", "norm", "drop", "conv3", "Moded", "Functional", "Moded", "Twice", "Tied", "InPlace", "Gated",
-    "ChannelsLast", "Tokens",
-)  # fmt: skip
+_RARE = ("Moded", "Twice", "Tied", "Tokens", "ChannelsLast", "Gated", "InPlace")
+LEAVES = ("conv", "relu", "norm", "drop", "conv3", "Functional", *_RARE, *_RARE)
 OF_MANY = ("nn.Sequential", "Listed")
 OF_ONE = ("Skip", "Shared", "Across", "Again", "Unpaired", "Halved", "Named")
 OF_TWO = ("Branches", "SkipOfSkip")
