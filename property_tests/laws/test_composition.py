@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from strategies import additions, aliases, apart, built, covered, edits, inputs, nets, rows
 from torch import nn
 
-from torchgraft import GraftError, compose, identity, inject, node, pipe, replace
-from torchgraft.blocks import se
+from torchgraft import GraftError, compose, identity, inject, node, pipe, remove, replace, wrap
+from torchgraft.blocks import layer_scale, se
 
 
 def attempt(net, *steps, **options):
@@ -103,6 +103,12 @@ def test_law_9_also_of_a_replaced_operation_before_a_block():
     """Law 9: the same where an operation is exchanged for a module, and a block is put behind it."""
     net, a, b = built("Net(conv())"), inject("head", se, where="before"), replace(node("flatten"), nn.Flatten)
     equivalent(pipe(net, a, b, seed=0), pipe(net, b, a, seed=0))
+
+
+def test_law_9_also_of_a_step_that_is_taken_out():
+    """Law 9: the same where a step is taken out of a container, and a block is put behind it."""
+    net, a, b = built("Net(Skip(conv()))"), remove("body.part"), wrap("drop", layer_scale())
+    equivalent(pipe(net, a, b), pipe(net, b, a))
 
 
 def meet(one, other) -> bool:

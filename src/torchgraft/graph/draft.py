@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 
 import attrs
-import torch
 from torch import fx, nn
 
 from torchgraft.errors import AnalysisError, TargetError, TraceError
@@ -15,7 +14,7 @@ from torchgraft.graph.evaluate import node_value
 from torchgraft.graph.kinds import has_forward, is_unit
 from torchgraft.graph.level import Level, make_level, traced_of
 from torchgraft.graph.nodes import all_names
-from torchgraft.graph.probe import Example, arguments_of
+from torchgraft.graph.probe import Example, arguments_of, on_meta
 from torchgraft.graph.proxy import UNKNOWN, holds_node
 from torchgraft.graph.run import ModuleCall
 from torchgraft.graph.runs import Runs
@@ -63,6 +62,7 @@ class Draft(Tree):
         self._alike = Alike()
         self._traced: dict[int, Traced | TraceError] = {}
         self._dirty: dict[int, Level] = {}
+        self._stale: dict[int, Level] = {}
         self._index: dict[str, dict[str, list[Call]]] = {}
 
     # Looking -----------------------------------------------------------------------------
@@ -161,6 +161,8 @@ class Draft(Tree):
         calls = self.runs.resized().of(self.get(owner)) if resized else self.record(owner)
         if not calls:
             raise AnalysisError(f"no run of the model calls {owner!r}", found="shapes there are unknown")
+        while self._stale:  # a node may call a level that was edited since
+            self._stale.popitem()[1].recompile()
         return node_value(node, calls[0], self.get(owner))
 
     # Editing -----------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class Draft(Tree):
         module = self.get(path)
         if isinstance(module, Level):
             self.before.setdefault(path, all_names(module.graphs, path))
-            self._dirty[id(module)] = module
+            self._dirty[id(module)] = self._stale[id(module)] = module
             return module
         foreign = isinstance(module, fx.GraphModule)
         traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
@@ -182,7 +184,7 @@ class Draft(Tree):
         self.before.setdefault(path, all_names(level.graphs, path))
         if foreign:
             self.changed()
-        self._dirty[id(level)] = level
+        self._dirty[id(level)] = self._stale[id(level)] = level
         self.opened.append(path)
         return level
 
@@ -209,7 +211,7 @@ class Draft(Tree):
         if self.reshaped:
             check_runs(self.root, self._source, self.example, self.steps)
         if self.example is not None:
-            vars(self.root)[EXAMPLE] = _meta_example(self.example)
+            vars(self.root)[EXAMPLE] = on_meta(self.example)
         return self.root
 
     def rerun(self) -> None:
@@ -291,9 +293,3 @@ class Draft(Tree):
 
 def _inside(name: str, owner: str) -> bool:
     return not owner or name.startswith(owner + ".")
-
-
-def _meta_example(example: Example) -> Example:
-    if isinstance(example, torch.Tensor):
-        return torch.empty_like(example, device="meta")
-    return example

@@ -27,6 +27,11 @@ def arguments_of(example: Example) -> Arguments:
     return tuple(example), {}
 
 
+def on_meta(example: Example) -> Example:
+    """Keep of an example tensor what it looks like; other examples are kept as they are."""
+    return torch.empty_like(example, device="meta") if isinstance(example, torch.Tensor) else example
+
+
 def probe(model: nn.Module, example: Example | None, *, training: bool = False) -> Run:
     """Run a model on meta tensors, with the example or with the first guess that it takes.
 
