@@ -29,6 +29,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/features.py --all
 
 coverage: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
@@ -37,6 +38,7 @@ mutants: $(READY)
 	$(BIN)/python tools/mutate.py
 
 sweep: $(READY)
+	$(BIN)/python benchmarks/pyramids.py
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md
 
 clean:

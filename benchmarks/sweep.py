@@ -92,6 +92,7 @@ Measured by `make sweep`: the 80 classification models of torchvision and one ti
 - independent: `m` is untouched by the edit, and by training, freezing and switching the result; so is a second copy.
 - block and head: `wrap(stage, se)` leaves outputs bit-equal, old checkpoints load with the new keys missing, every new parameter gets a gradient within two steps, and `swap_head(10)` runs in both modes.
 - again, copy, pickle: the result of both edits survives each, bit-equal.
+- maps: `features` at every stride that the model has gives, bit for bit, what hooks at those places see, in both modes, with and without the output; a full checkpoint loads with nothing missing.
 - compile: it compiles as a full graph. export: it exports with a dynamic batch.
 - `yes, with example=`: the forward decides on sizes, and the input of the test is not of the size guessed.
 """

@@ -18,6 +18,8 @@ from torchgraft import (
     drop_head,
     drop_path,
     edit,
+    features,
+    fpn,
     freeze,
     identity,
     inject,
@@ -35,6 +37,7 @@ from torchgraft import (
 from torchgraft.blocks import cbam, eca, lora, se
 
 _HEAD = ("head", "aux", ":num_classes")
+_BEHIND = ("branch", "pool", "spare", "drop", "head", "aux")
 _PLAIN = {
     "identity": Row(identity, neutral=ALWAYS, idempotent=True),
     "wrap": Row(lambda: wrap("body", se, name="added"), neutral=ALWAYS, touches=("body.added", "added")),
@@ -67,6 +70,10 @@ _PLAIN = {
     "drop_path of nothing": Row(lambda: drop_path(0.0), neutral=ALWAYS, idempotent=True, wide=True),
     "set_dropout": Row(lambda: set_dropout(0.25), neutral=EVALUATION, idempotent=True, sets=("p",), wide=True),
     "rename": Row(lambda: rename({"head": "classifier.last", "spare": "other"}), neutral=ALWAYS, touches=("head", "classifier", "spare", "other")),
+    "features": Row(lambda: features("body"), idempotent=True, touches=("down", *_BEHIND), wide=True),
+    "features of operations": Row(lambda: features(node("add"), "norm", names=("sum", "stem")), touches=("down", "pool", "spare", "drop", "head", "aux"), wide=True),
+    "features beside the output": Row(lambda: features("body", "flatten", keep_output=True), wide=True),
+    "fpn": Row(lambda: fpn(4, targets=("body", "down")), touches=("pool", "spare", "drop", "head", "aux", "fpn", ":out_channels"), wide=True),
     "compose": Row(lambda: compose(wrap("body", se, name="added"), swap_head(3)), touches=("body.added", "added", *_HEAD), wide=True),
 }  # fmt: skip
 

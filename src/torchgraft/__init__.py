@@ -5,6 +5,8 @@ from torchgraft.edits.adapt_input import adapt_input as adapt_input
 from torchgraft.edits.dilate import dilate as dilate
 from torchgraft.edits.drop_path import drop_path as drop_path
 from torchgraft.edits.edit import edit as edit
+from torchgraft.edits.features import features as features
+from torchgraft.edits.fpn import fpn as fpn
 from torchgraft.edits.freeze import freeze as freeze
 from torchgraft.edits.freeze import unfreeze as unfreeze
 from torchgraft.edits.head import drop_head as drop_head
@@ -18,10 +20,17 @@ from torchgraft.edits.set_dropout import set_dropout as set_dropout
 from torchgraft.edits.wrap import wrap as wrap
 from torchgraft.errors import GraftError as GraftError
 from torchgraft.select import at as at
+from torchgraft.select import head as head
 from torchgraft.select import node as node
 from torchgraft.select import op as op
+from torchgraft.select import stage as stage
+from torchgraft.select import stem as stem
 from torchgraft.select import where as where
+from torchgraft.shapes import output_shape as output_shape
+from torchgraft.shapes import shapes as shapes
 from torchgraft.show.explain import explain as explain
+from torchgraft.show.tiers import feature_info as feature_info
+from torchgraft.show.tiers import tiers as tiers
 from torchgraft.transform import compose as compose
 from torchgraft.transform import identity as identity
 from torchgraft.transform import pipe as pipe
@@ -38,18 +47,27 @@ __all__ = [
     "drop_path",
     "edit",
     "explain",
+    "feature_info",
+    "features",
+    "fpn",
     "freeze",
+    "head",
     "identity",
     "inject",
     "merge_lora",
     "node",
     "op",
+    "output_shape",
     "pipe",
     "remove",
     "rename",
     "replace",
     "set_dropout",
+    "shapes",
+    "stage",
+    "stem",
     "swap_head",
+    "tiers",
     "trace",
     "unfreeze",
     "where",

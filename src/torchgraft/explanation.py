@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 import attrs
 from torch import nn
 
-from torchgraft.errors import AnalysisError
+from torchgraft.errors import AnalysisError, GraftError
 from torchgraft.graph.clone import clone
+from torchgraft.graph.draft import Draft
 from torchgraft.graph.history import history_of
 from torchgraft.graph.outline import Outline, outline_of
 from torchgraft.graph.probe import Example, probe
 from torchgraft.graph.reading import guards_of
+from torchgraft.graph.tiers.tiers import Tiers, find_tiers
 from torchgraft.spec import shape_text
 from torchgraft.text import plural
 
@@ -44,6 +46,7 @@ class Explanation:
         nodes_added: names of new calls and operations.
         nodes_removed: names that are gone.
         shapes_changed: path, old output shape and new one; told by ``t.explain(model)`` alone.
+        tiers: stem, stages and head; told by ``explain(model)`` alone, ``None`` where there are no maps.
     """
 
     model: str
@@ -66,6 +69,7 @@ class Explanation:
     nodes_added: tuple[str, ...] = ()
     nodes_removed: tuple[str, ...] = ()
     shapes_changed: tuple[tuple[str, str, str], ...] = ()
+    tiers: Tiers | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -74,6 +78,7 @@ class Explanation:
                 f"in {plural(self.tensors, 'tensor')}"
             )
         ]
+        lines += [f"  {line}" for line in (str(self.tiers).splitlines() if self.tiers else ())]
         lines += [f"  step {i:<5} {step}" for i, step in enumerate(self.steps, 1)]
         said = [
             ("opened", _some([path or "the root" for path in self.opened], 8)),
@@ -98,7 +103,18 @@ class Explanation:
 
 
 def explained(model: nn.Module) -> Explanation:
-    """Tell what was done to a model since its history begins, and how it stands."""
+    """Tell what was done to a model since its history begins, how it stands, and its tiers."""
+    return attrs.evolve(_stands(model), tiers=_tiers(model))
+
+
+def _tiers(model: nn.Module) -> Tiers | None:
+    try:
+        return find_tiers(Draft(model))
+    except GraftError:
+        return None
+
+
+def _stands(model: nn.Module) -> Explanation:
     history, now = history_of(model), outline_of(model)
     parameters = list(model.parameters())
     trainable = [p for p in parameters if p.requires_grad]
@@ -126,7 +142,7 @@ def compared(
         steps: the steps of the transform.
         example: an input, where it cannot be guessed.
     """
-    stands, before, known = explained(result), outline_of(model), history_of(result).outline
+    stands, before, known = _stands(result), outline_of(model), history_of(result).outline
     opened = [path for path in stands.opened if path not in history_of(model).opened]
     nodes = {**(known.nodes if known else {}), **before.nodes}
     told = _changed(stands, attrs.evolve(before, nodes=nodes), outline_of(result))

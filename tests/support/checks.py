@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from fingerprint import changes, fingerprint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
-from torchgraft import at, freeze, op, pipe, replace, swap_head, wrap
+from torchgraft import at, features, freeze, op, pipe, replace, swap_head, tiers, wrap
 from torchgraft.blocks import se
 
 EXAMPLE: list[torch.Tensor | None] = [None]
@@ -213,6 +216,55 @@ def loses_every_relu(model: nn.Module, x: torch.Tensor, stage: str) -> None:
         assert "relu" not in watch.seen, f"training={mode}"
 
 
+def gives_its_maps(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+    """``features`` at every stride gives what hooks at those places see, in both modes; the output stays."""
+    maps = tiers(model, example=x).maps
+    names = [str(one.stride) for one in maps]
+    result = graft(model, features(strides=[one.stride for one in maps], layout="native"))
+    both = graft(model, features(strides=[one.stride for one in maps], layout="native", keep_output=True))
+    twin = copy.deepcopy(model)
+    seen = watched(twin, maps)
+    for mode in (False, True):
+        seen.clear()
+        wanted = run(twin, x, mode=mode)
+        expected = [functools.reduce(operator.getitem, one.item, seen[one.path, one.call]) for one in maps]
+        output, given = run(both, x, mode=mode)
+        assert same(output, wanted), f"output, training={mode}"
+        assert list(given) == names, "names"
+        assert same(list(given.values()), expected), f"maps beside the output, training={mode}"
+        # Without the rest of the model fewer random numbers are drawn, so training is compared where none are.
+        alone = run(result, x, mode=mode)
+        if not mode or not draws(model, x):
+            assert same(list(alone.values()), expected), f"maps, training={mode}"
+    missing = result.load_state_dict(model.state_dict(), strict=False).missing_keys
+    assert not missing, "missing keys"
+
+
+def watched(model: nn.Module, maps: Sequence[object]) -> dict[tuple[str, int], object]:
+    """Keep clones of what modules give, by path and number of the call."""
+    seen: dict[tuple[str, int], object] = {}
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            seen[path, sum(known == path for known, _ in seen)] = tree_map(
+                lambda v: v.clone() if isinstance(v, torch.Tensor) else v, output
+            )
+
+        return hook
+
+    for path in {one.path for one in maps}:
+        model.get_submodule(path).register_forward_hook(note(path))
+    return seen
+
+
+def draws(model: nn.Module, x: torch.Tensor) -> bool:
+    """Tell whether training draws random numbers."""
+    run(copy.deepcopy(model), x, mode=True)
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    return not torch.equal(after, torch.get_rng_state())
+
+
 CHECKS: dict[str, Callable[..., None]] = {
     "same": lambda m, x, stage: computes_the_same(m, x),
     "independent": is_independent,
@@ -221,4 +273,5 @@ CHECKS: dict[str, Callable[..., None]] = {
     "compile": compiles,
     "export": exports,
     "no ReLU left": loses_every_relu,
+    "maps": gives_its_maps,
 }

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchgraft.errors import ModelError
+from torchgraft.graph.clone import parts_of
 from torchgraft.text import function_name, kind, literal
 
 
@@ -38,31 +39,39 @@ def check_model(model: object) -> None:
         for base in type(model).__mro__
     ):
         _refuse(model, "is sharded over processes", "pipe(<the module before sharding>, ...)")
-    own = {id(module) for module in model.modules()}
-    for path, module in model.named_modules():
+    parts = list(parts_of(model))
+    for module in parts:
         for name, function in _functions(module):
-            if not any(_is_bound(value, own) for value in _held_by(function)):
-                continue
-            raise ModelError(
-                f"{name} of {path or 'the root'} is a function that holds the model, and a copy would use it",
-                found=function_name(function),
-                write=f"model.{name} = types.MethodType(<a function of self and the inputs>, model)",
-            )
+            if any(_is_bound(value, set(map(id, parts))) for value in _held_by(function)):
+                raise ModelError(
+                    f"{name} of {_path(model, module)} is a function that holds the model, "
+                    "and a copy would use it",
+                    found=function_name(function),
+                    write=f"model.{name} = types.MethodType(<a function of self and the inputs>, model)",
+                )
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            if type(tensor) in _UNINITIALISED:
                 raise ModelError(
                     "the model has a parameter whose shape is not known yet",
-                    found=f"{path}.{name}".lstrip("."),
+                    found=f"{_path(model, module)}.{name}".removeprefix("the root."),
                     write="model(<an input>) once, then pipe(model, ...)",
                 )
+
+
+_UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)
+
+
+def _path(model: nn.Module, part: nn.Module) -> str:
+    return next(path for path, module in model.named_modules() if module is part) or "the root"
 
 
 def _functions(module: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
     """Yield the plain functions that hang on a module: attributes and hooks."""
     for name, value in vars(module).items():
-        if isinstance(value, types.FunctionType) and name != "_compiled_call_impl":
+        held = type(value)  # looked at for every attribute of every module: no isinstance
+        if held is types.FunctionType and name != "_compiled_call_impl":
             yield name, value
-        elif isinstance(value, OrderedDict) and "hooks" in name:
+        elif held is OrderedDict and value and "hooks" in name:
             yield from ((name, hook) for hook in value.values() if isinstance(hook, types.FunctionType))
 
 

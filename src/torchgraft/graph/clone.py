@@ -174,8 +174,20 @@ def _copies_itself(cls: type[nn.Module]) -> bool:
     return any(getattr(cls, name, None) is not getattr(nn.Module, name, None) for name in own)
 
 
+def parts_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and those in it, each once; several times as fast as ``module.modules()``."""
+    seen: set[int] = set()
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+
+
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    for child in module.modules():
+    for child in parts_of(module):
         state = vars(child)
         for store in (state["_parameters"], state["_buffers"], state):
             yield from (value for value in store.values() if isinstance(value, torch.Tensor))

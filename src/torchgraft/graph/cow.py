@@ -52,17 +52,18 @@ class TensorCloner:
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """Clone one tensor: values, strides, ``requires_grad``, class and attributes."""
-        if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
+        kind = type(tensor)  # isinstance of a parameter runs Python
+        if kind not in (torch.Tensor, nn.Parameter, nn.Buffer):
             return copy.deepcopy(tensor)
         data = self._data(tensor)
         clone: torch.Tensor
-        if isinstance(tensor, nn.Parameter):
+        if kind is nn.Parameter:
             clone = nn.Parameter(data, requires_grad=tensor.requires_grad)
         else:
             # A tensor computed with gradients (an old-style weight_norm) is recomputed
             # by its hook: only a leaf keeps the flag.
             clone = data.requires_grad_(tensor.requires_grad and tensor.is_leaf)
-            if isinstance(tensor, nn.Buffer):
+            if kind is nn.Buffer:
                 clone = nn.Buffer(clone, persistent=getattr(tensor, "persistent", True))
         for name, value in vars(tensor).items():
             setattr(clone, name, self._value(value))

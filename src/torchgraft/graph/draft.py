@@ -191,6 +191,7 @@ class Draft(Tree):
     def changed(self) -> None:
         """Forget where modules are called; to be said when calls came or went."""
         self._index.clear()
+        self.runs.renew()
 
     # Sealing -----------------------------------------------------------------------------
 

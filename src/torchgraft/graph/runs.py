@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchgraft.errors import AnalysisError
+from torchgraft.graph.deep.record import Record, record
 from torchgraft.graph.probe import Arguments, Example, arguments_of, probe
 from torchgraft.graph.run import ModuleCall, Run, run_on_meta
 
@@ -25,6 +26,7 @@ class Runs:
         self._example = example
         self._made: dict[bool, Run | AnalysisError] = {}
         self._larger: Run | None = None
+        self._deep: Record | None = None
 
     def run(self, *, training: bool) -> Run:
         """Return the run in a mode.
@@ -61,6 +63,29 @@ class Runs:
             except Exception as error:
                 raise AnalysisError(f"the model takes no larger input: {error}") from error
         return self._larger
+
+    def deep(self) -> Record:
+        """Record the run in evaluation mode down to primitive operations.
+
+        Raises:
+            AnalysisError: the model does not run on meta tensors.
+        """
+        if self._deep is None:
+            usual = self.run(training=False).calls[-1]
+            root = self._root()
+            try:
+                self._deep = record(root, (usual.args, usual.kwargs))
+            except Exception as error:
+                raise AnalysisError(
+                    f"{type(root).__name__} as edited so far does not run, so its tiers are unknown",
+                    found=f"{type(error).__name__}: {error}".splitlines()[0],
+                    write="the edits that make its shapes fit again, and this one behind them",
+                ) from error
+        return self._deep
+
+    def renew(self) -> None:
+        """Forget the record: the model was edited since."""
+        self._deep = None
 
     def arguments(self, module: nn.Module, training: bool) -> Arguments | None:
         """Return the arguments of the first call of a module, or ``None`` if they are unknown."""

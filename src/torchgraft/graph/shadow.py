@@ -70,7 +70,7 @@ class Shadows:
         shadow: nn.Module = object.__new__(_watched(type(source)))
         held, me = shadow.__dict__, Mark(self, path, source)
         for name, value in source.__dict__.items():
-            if name in _STORES:
+            if type(value) in _ATOMS or name in _STORES:  # most attributes, so asked first
                 held[name] = value
             elif name.startswith("_") and "hooks" in name:
                 held[name] = OrderedDict()  # hooks are for the model that runs
@@ -133,6 +133,7 @@ class _Draws:
 _GENERATORS = ("Random", "RandomState")
 
 
+_ATOMS = frozenset((bool, int, float, str, type(None)))
 _STORES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS: tuple[type, ...] = (dict, OrderedDict, list, set, deque, bytearray)
 

@@ -13,6 +13,8 @@ from torchgraft.blocks.registry import names as block_names
 from torchgraft.edits.adapt_input import adapt_input
 from torchgraft.edits.dilate import dilate
 from torchgraft.edits.drop_path import drop_path
+from torchgraft.edits.features import features
+from torchgraft.edits.fpn import fpn
 from torchgraft.edits.freeze import freeze, unfreeze
 from torchgraft.edits.head import drop_head, swap_head
 from torchgraft.edits.inject import inject
@@ -22,7 +24,7 @@ from torchgraft.edits.rename import rename
 from torchgraft.edits.replace import replace
 from torchgraft.edits.set_dropout import set_dropout
 from torchgraft.edits.wrap import wrap
-from torchgraft.select import at, node, op
+from torchgraft.select import at, head, node, op, stage, stem
 from torchgraft.transform import compose, identity
 
 TRANSFORMS: Mapping[str, Callable[..., object]] = {
@@ -33,6 +35,8 @@ TRANSFORMS: Mapping[str, Callable[..., object]] = {
         dilate,
         drop_head,
         drop_path,
+        features,
+        fpn,
         freeze,
         identity,
         inject,
@@ -46,7 +50,8 @@ TRANSFORMS: Mapping[str, Callable[..., object]] = {
         wrap,
     )
 }
-SELECTORS: Mapping[str, Callable[..., object]] = {made.__name__: made for made in (at, node, op)}
+SELECTORS: Mapping[str, Callable[..., object]] = {made.__name__: made for made in (at, node, op, stage)}
+TIERS: Mapping[str, object] = {"stem": stem, "head": head}
 METHODS = frozenset(("inside", "after", "before", "nth", "one", "exactly", "maybe", "innermost"))
 PROPERTIES = frozenset(("first", "last", "calls"))
 NEVER_WRITTEN: Mapping[str, str] = {
@@ -57,12 +62,12 @@ NEVER_WRITTEN: Mapping[str, str] = {
 
 def known() -> list[str]:
     """List the names that may stand alone or be called."""
-    return [*TRANSFORMS, *SELECTORS, *block_names()]
+    return [*TRANSFORMS, *SELECTORS, *TIERS, *block_names()]
 
 
 def named(name: str) -> object:
     """Return what a name stands for; ``None`` if it is not on the list."""
-    for table in (TRANSFORMS, SELECTORS):
+    for table in (TRANSFORMS, SELECTORS, TIERS):
         if name in table:
             return table[name]
     return find_block(name) if name in block_names() else None

@@ -10,5 +10,22 @@ from torchgraft.select.selection import Selection as Selection
 from torchgraft.select.selector import Selector as Selector
 from torchgraft.select.selector import Target as Target
 from torchgraft.select.site import Site as Site
+from torchgraft.select.tier import head as head
+from torchgraft.select.tier import stage as stage
+from torchgraft.select.tier import stem as stem
 
-__all__ = ["Selection", "Selector", "Site", "Target", "at", "node", "op", "outermost", "parse", "where"]
+__all__ = [
+    "Selection",
+    "Selector",
+    "Site",
+    "Target",
+    "at",
+    "head",
+    "node",
+    "op",
+    "outermost",
+    "parse",
+    "stage",
+    "stem",
+    "where",
+]

@@ -16,14 +16,14 @@ _MARK = ">"
 
 
 @attrs.frozen
-class _Line:
+class Line:
     """One line and those under it; alike lines that follow each other are drawn as one."""
 
     names: tuple[str, ...]
     mark: str
     kind: str
     shapes: str
-    under: tuple[_Line, ...]
+    under: tuple[Line, ...]
 
     def like(self) -> object:
         """What has to be equal for two lines to be drawn as one."""
@@ -48,13 +48,13 @@ def drawn(draft: Draft, sites: Sequence[Site]) -> list[str]:
         path for site in sites if site.owner is not None for path in (site.owner, *above(site.owner))
     )
     marked = {site.path: site for site in sites}
-    rows = list(_rows(_under(draft, "", shown, marked), 1))
+    rows = list(lines_of(_under(draft, "", shown, marked), 1))
     if len(rows) > _LONGEST:
         rows = [*rows[:_LONGEST], ("", f"  ... {len(rows) - _LONGEST} more lines; .paths lists all", "", "")]
     return columns([(m + t, k, s) for m, t, k, s in rows]).splitlines()
 
 
-def _under(draft: Draft, path: str, shown: set[str], marked: dict[str, Site]) -> tuple[_Line, ...]:
+def _under(draft: Draft, path: str, shown: set[str], marked: dict[str, Site]) -> tuple[Line, ...]:
     lines = []
     for name, module in draft.get(path)._modules.items():
         if module is None:
@@ -62,29 +62,31 @@ def _under(draft: Draft, path: str, shown: set[str], marked: dict[str, Site]) ->
         child = f"{path}.{name}".lstrip(".")
         site = marked.get(child)
         if child not in shown:
-            lines.append(_Line((name,), "", "", "", ()))
+            lines.append(Line((name,), "", "", "", ()))
         else:
             under = _under(draft, child, shown, marked)
             shapes = site.shapes() if site else ""
-            lines.append(_Line((name,), _MARK if site else "", type(module).__name__, shapes, under))
+            lines.append(Line((name,), _MARK if site else "", type(module).__name__, shapes, under))
     for site in marked.values():
         if site.owner == path:
             short = site.path[len(path) :].lstrip(".")
-            lines.append(_Line((short,), _MARK, site.kind, site.shapes(), ()))
-    return _joined(lines)
+            lines.append(Line((short,), _MARK, site.kind, site.shapes(), ()))
+    return joined(lines)
 
 
-def _joined(lines: list[_Line]) -> tuple[_Line, ...]:
-    joined: list[_Line] = []
+def joined(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Make one line of neighbours that are alike."""
+    found: list[Line] = []
     for line in lines:
-        if joined and joined[-1].like() == line.like():
-            joined[-1] = attrs.evolve(joined[-1], names=(*joined[-1].names, *line.names))
+        if found and found[-1].like() == line.like():
+            found[-1] = attrs.evolve(found[-1], names=(*found[-1].names, *line.names))
         else:
-            joined.append(line)
-    return tuple(joined)
+            found.append(line)
+    return tuple(found)
 
 
-def _rows(lines: tuple[_Line, ...], depth: int) -> list[tuple[str, str, str, str]]:
+def lines_of(lines: tuple[Line, ...], depth: int, deepest: int = 99) -> list[tuple[str, str, str, str]]:
+    """Write lines and those under them as rows: mark, indented name, class and how many are alike, shapes."""
     rows = []
     for line in lines:
         text = line.names[0] if len(line.names) == 1 else f"{line.names[0]} ... {line.names[-1]}"
@@ -92,5 +94,6 @@ def _rows(lines: tuple[_Line, ...], depth: int) -> list[tuple[str, str, str, str
         if not line.kind:
             alike = "" if len(line.names) == 1 else plural(len(line.names), "module")
         rows.append((f"{line.mark:<2}", "  " * (depth - 1) + text, alike, line.shapes))
-        rows += _rows(line.under, depth + 1)
+        if depth < deepest:
+            rows += lines_of(line.under, depth + 1, deepest)
     return rows

@@ -1,0 +1,269 @@
+"""Record one run of a model down to primitive operations: which value each is made from.
+
+The run is on meta tensors and on shadows, so nothing is computed, and it does not matter
+whether torch.fx could follow a forward. Values are numbered in the order in which they are
+made; an operation that writes in place makes new values of all tensors that share memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchgraft.graph.probe import Arguments
+from torchgraft.graph.proxy import tensors_in
+from torchgraft.graph.run import Recorder, run_on_meta
+from torchgraft.graph.shadow import mark
+
+
+@attrs.frozen
+class Ref:
+    """Stand for a value among the arguments of an operation."""
+
+    value: int
+
+
+@attrs.frozen(eq=False)
+class Op:
+    """One primitive operation.
+
+    Args:
+        name: its name, without the overload: ``convolution``.
+        args: its arguments, with references to values.
+        kwargs: those given by keyword.
+        inputs: the values among them.
+        outputs: the values it makes.
+        scope: number of the call whose own forward ran it.
+    """
+
+    name: str
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    scope: int
+
+
+@attrs.frozen(eq=False)
+class Scope:
+    """One call of a module.
+
+    Args:
+        path: where the module stands.
+        cls: its class.
+        number: which of the calls of this module it is.
+        parent: number of the call that made it; -1 for the root.
+        start: how many operations had run when it began.
+        end: how many had run when it returned.
+        inputs: the values it was given.
+        outputs: the values it returned, each with the way to it: ``()`` for a plain tensor,
+            ``(1,)`` for the second item of a sequence.
+    """
+
+    path: str
+    cls: type[nn.Module]
+    number: int
+    parent: int
+    start: int
+    end: int
+    inputs: tuple[int, ...]
+    outputs: tuple[tuple[tuple[int | str, ...], int], ...]
+
+
+@attrs.frozen(eq=False)
+class Record:
+    """What a run did.
+
+    Args:
+        shapes: shape of every value.
+        ops: the operations, in order.
+        scopes: the calls of modules, in the order in which they began.
+        keys: the parameters and buffers among the values, by their names.
+        inputs: the values that the model was given.
+        outputs: the values that it returned.
+    """
+
+    shapes: tuple[torch.Size, ...]
+    ops: tuple[Op, ...]
+    scopes: tuple[Scope, ...]
+    keys: Mapping[int, str]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def record(model: nn.Module, arguments: Arguments, *, training: bool = False) -> Record:
+    """Run a model on meta tensors and record what it does.
+
+    Args:
+        model: the model; it is only read.
+        arguments: positional and keyword arguments that it takes.
+        training: the mode to run in.
+
+    Returns:
+        The record.
+    """
+    values = _Values()
+    recorder = _Scopes(values, training=training)
+    with _Ops(values, recorder):
+        run_on_meta(model, *arguments, training=training, recorder=recorder)
+    scopes = tuple(scope for scope in recorder.scopes if scope is not None)
+    root = scopes[0]
+    return Record(
+        tuple(values.shapes),
+        tuple(values.ops),
+        scopes,
+        {values.now(tensor): key for key, tensor in recorder.keys.items() if values.knows(tensor)},
+        root.inputs,
+        tuple(value for _, value in root.outputs),
+    )
+
+
+class _Values:
+    """Number tensors; one that is written to gets a new number."""
+
+    def __init__(self) -> None:
+        self.shapes: list[torch.Size] = []
+        self.ops: list[Op] = []
+        self._numbers: dict[int, int] = {}
+        self._held: list[torch.Tensor] = []  # alive, so that no other tensor takes their identity
+        self._sharing: dict[int, list[torch.Tensor]] = {}
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._numbers
+
+    def now(self, tensor: torch.Tensor) -> int:
+        """Return the number of what a tensor holds now."""
+        known = self._numbers.get(id(tensor))
+        if known is None:
+            self._held.append(tensor)
+            self._sharing.setdefault(_memory(tensor), []).append(tensor)
+            known = self.renew(tensor)
+        return known
+
+    def renew(self, tensor: torch.Tensor) -> int:
+        """Give a tensor a new number."""
+        self.shapes.append(tensor.shape)
+        self._numbers[id(tensor)] = len(self.shapes) - 1
+        return len(self.shapes) - 1
+
+    def sharing(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """List the other tensors that share the memory of one."""
+        return [other for other in self._sharing.get(_memory(tensor), []) if other is not tensor]
+
+
+class _Scopes(Recorder):
+    """Take note of which call an operation runs in."""
+
+    def __init__(self, values: _Values, *, training: bool) -> None:
+        super().__init__(training)
+        self.scopes: list[Scope | None] = []
+        self.keys: dict[str, torch.Tensor] = {}
+        self.current = -1
+        self._values = values
+        self._numbers: dict[int, int] = {}
+
+    def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Run the forward of a shadow in a scope of its own."""
+        parent, self.current = self.current, len(self.scopes)
+        mine, start = self.current, len(self._values.ops)
+        given = tuple(self._values.now(t) for t in tensors_in((args, kwargs)))
+        self.scopes.append(None)
+        try:
+            output = super().call(shadow, args, kwargs)
+        finally:
+            self.current = parent
+        me = mark(shadow)
+        number = self._numbers[id(me.source)] = self._numbers.get(id(me.source), -1) + 1
+        made = tuple((way, self._values.now(tensor)) for way, tensor in ways(output))
+        end = len(self._values.ops)
+        self.scopes[mine] = Scope(me.path, type(me.source), number, parent, start, end, given, made)
+        return output
+
+    def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
+        """Give the meta tensor of a tensor and note its name."""
+        known = self.convert(value)
+        self.keys.setdefault(f"{mark(shadow).path}.{name}".lstrip("."), known)
+        return known
+
+
+class _Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
+    """Take note of every primitive operation."""
+
+    def __init__(self, values: _Values, scopes: _Scopes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self._values = values
+        self._scopes = scopes
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        values = self._values
+        taken: list[int] = []
+        given = self._refs(args, taken), self._refs(kwargs, taken)
+        output = func(*args, **kwargs)
+        written = _written(func, args, kwargs)
+        for tensor in written:
+            values.renew(tensor)
+        made = tuple(values.now(tensor) for tensor in tensors_in(output))
+        made += tuple(n for n in map(values.now, written) if n not in made)
+        name, scope = func.overloadpacket.__name__, self._scopes.current
+        values.ops.append(Op(name, given[0], given[1], tuple(taken), made, scope))  # type: ignore[arg-type]  # as given
+        for tensor in written:
+            for other in values.sharing(tensor):
+                if not any(other is one for one in written):
+                    both = (values.now(other), values.now(tensor))
+                    refs = tuple(map(Ref, both))
+                    values.ops.append(Op("written", refs, {}, both, (values.renew(other),), scope))
+        return output
+
+    def _refs(self, value: object, taken: list[int]) -> object:
+        if isinstance(value, torch.Tensor):
+            taken.append(self._values.now(value))
+            return Ref(taken[-1])
+        if isinstance(value, (tuple, list)):
+            return tuple([self._refs(item, taken) for item in value])
+        if isinstance(value, dict):
+            return {key: self._refs(item, taken) for key, item in value.items()}
+        return value
+
+
+def ways(
+    output: object, way: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], torch.Tensor]]:
+    """Yield the tensors of a nested output, each with the way to it."""
+    if isinstance(output, torch.Tensor):
+        yield way, output
+    elif isinstance(output, (tuple, list)):
+        for i, item in enumerate(output):
+            yield from ways(item, (*way, i))
+    elif isinstance(output, Mapping):
+        for key, item in output.items():
+            yield from ways(item, (*way, key))
+
+
+def _written(
+    func: torch._ops.OpOverload,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> list[torch.Tensor]:
+    if not func._schema.is_mutable:
+        return []
+    found: list[torch.Tensor] = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            found += tensors_in(given)
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,1 @@
+"""Runs in which nothing is computed: questions for shapes, and why a shape does not fit."""

@@ -1,0 +1,1 @@
+"""Taps: values from anywhere in a model, returned by its forward."""

@@ -1,0 +1,1 @@
+"""Stem, stages and head of a model, read off the way that its values take."""
