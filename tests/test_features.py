@@ -825,3 +825,11 @@ def test_a_model_whose_tokens_run_unit_by_unit_gives_maps():
     assert [tuple(t.shape) for t in given.values()] == [tuple(t.shape) for t in wanted]
     for one, other in zip(given.values(), wanted, strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_a_forward_asserts_is_kept():
+    """A size that the model refuses is refused by the extractor as well."""
+    model = vit_b_16(image_size=32).eval()
+    for made in (pipe(model), pipe(model, features(blocks=(0,)))):
+        with pytest.raises(AssertionError, match="Wrong image height"):
+            made(torch.zeros(1, 3, 48, 48))

@@ -22,6 +22,7 @@ from torchgraft import (
     drop_head,
     explain,
     feature_info,
+    features,
     freeze,
     head,
     inject,
@@ -529,7 +530,7 @@ def test_a_model_without_a_head_and_one_with_two():
     assert (told.head, told.num_features) == (("one", "other"), 24)
     bare = tiers(nn.Sequential(*units(Rectified)))
     assert (bare.head, bare.num_features, bare.pooled) == ((), 24, 24)
-    assert str(bare).splitlines()[-1].split() == ["head", "0", "24", "features"]
+    assert str(bare).splitlines()[-1].split() == ["head", "none", "0", "24", "features"]
     dropped = tiers(pipe(empty("mobilenet_v3_large"), drop_head()))
     assert (dropped.num_features, dropped.pooled) == (1280, 960)
 
@@ -816,3 +817,47 @@ def test_stages_are_found_in_a_draft_in_the_middle_of_editing(resnet):
     for step in (wrap(stage(-1), "se"), remove("layer2.1")):
         step._edit(draft)
     assert "layer4" in [site.path for site in stage(-1).find(draft)]
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
+def test_maps_of_classes_are_the_head(name, auxiliary):
+    """A dense classifier works at the stride of the last stage, and is no part of it."""
+    with torch.device("meta"):
+        build = getattr(models.segmentation, name)
+        model = build(weights=None, weights_backbone=None, aux_loss=auxiliary)
+    told = tiers(model)
+    assert [(one.path, one.stride, one.layout.channels) for one in told.maps][-1] == (
+        "backbone.layer4",
+        8,
+        2048,
+    )
+    assert told.head == (("classifier", "aux_classifier") if auxiliary else ("classifier",))
+
+
+def test_an_extractor_has_no_head():
+    told = tiers(features("layer2", "layer4")(models.resnet18()))
+    assert told.head == ()
+    assert told.num_features == 512
+    assert str(told).splitlines()[-1].split() == ["head", "none", "0", "512", "features"]
+
+
+def test_the_image_itself_is_no_level():
+    """A unit may hold a step that passes the image on before its first layer."""
+
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.conv, self.down = (
+                nn.Dropout(0.1),
+                nn.Conv2d(3, 8, 3, 2, 1),
+                nn.Conv2d(8, 8, 3, 1, 1),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(self.conv(self.drop(x)))
+
+    model = nn.Sequential(
+        Stem(), nn.Conv2d(8, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    )
+    assert tiers(model).strides == (2, 4)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 import attrs
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ from torchgraft.graph.nodes import canonical, plain_name
 from torchgraft.graph.taps.codes import is_of_torch, only_reads
 from torchgraft.graph.taps.likeness import likeness, nodes_in, where_taken
 
-CHECKS = frozenset((guard, baked, counted, nothing, passed_on))
+CHECKS = frozenset((guard, baked, counted, nothing, passed_on, torch._assert, torch._check))
 _HARMLESS = CHECKS | {enter, leave}
 _PASSING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, nn.PixelShuffle)
 _WRITERS = frozenset(("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imatmul", "imod", "setitem"))

@@ -9,7 +9,7 @@ again, before maps of several strides are brought together, and before the head.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import attrs
 
@@ -45,13 +45,22 @@ class Ladder:
     maps: tuple[Map, ...]
 
 
-def ladder_of(trunk: Trunk) -> Ladder:
-    """Find the units of a trunk and the last map of each stride."""
+def ladder_of(trunk: Trunk, heads: Collection[str] = ()) -> Ladder:
+    """Find the units of a trunk and the last map of each stride.
+
+    Args:
+        trunk: the trunk.
+        heads: paths of the projections to classes.
+
+    Returns:
+        The ladder; without rungs where there are no maps.
+    """
     rungs = [Rung(unit, tuple(trunk.maps(unit))) for unit in _units(trunk, 0)]
     rungs = [rung for rung in rungs if rung.maps]
     # Before the first layer stands the image, however it was normalised or quantised.
     rungs = list(itertools.dropwhile(lambda rung: not trunk.depth(rung.unit), rungs))
     rungs = list(_before_neck(trunk, rungs))
+    rungs = _before_head(trunk, rungs, heads) or rungs
     if rungs:
         deepest = max(m.stride for rung in rungs for m in rung.maps)
         at_end = [rung.unit for rung in rungs if any(m.stride == deepest for m in rung.maps)]
@@ -83,7 +92,9 @@ def _fall(trunk: Trunk, number: int) -> float:
 def _cut_maps(trunk: Trunk, number: int) -> Iterator[Map]:
     """Yield the maps made in a call that every way runs through."""
     for inner in trunk.inside(number):
-        yield from (m for m in trunk.maps(inner) if m.value in trunk.cuts)
+        for found in trunk.maps(inner):
+            if found.value in trunk.cuts and trunk.made.get(found.value, -1) >= trunk.begins:
+                yield found
 
 
 def _last(trunk: Trunk, rungs: list[Rung]) -> dict[int, Map]:
@@ -108,6 +119,13 @@ def _trimmed(trunk: Trunk, rungs: list[Rung], stride: int) -> list[Rung]:
             break
         gone.add(there.pop().unit)
     return [rung for rung in rungs if rung.unit not in gone]
+
+
+def _before_head(trunk: Trunk, rungs: list[Rung], heads: Collection[str]) -> list[Rung]:
+    """Leave out the unit that makes maps of classes, and what comes after it."""
+    ends = [i for i, scope in enumerate(trunk.scopes) if scope.path in heads and trunk.is_last(i)]
+    first = min(ends, default=len(trunk.scopes))
+    return [rung for rung in rungs if max(trunk.inside_of(rung.unit)) < first]
 
 
 def _before_neck(trunk: Trunk, rungs: list[Rung]) -> Iterator[Rung]:

@@ -102,7 +102,9 @@ class Tiers:
         widths = f"{self.num_features} features"
         if self.num_features != self.pooled:
             widths += f", {self.pooled} pooled"
-        return columns([*rows, ("head", " ".join(self.head), f"{self.parameters[1]:,}", widths, "", "", "")])
+        return columns(
+            [*rows, ("head", " ".join(self.head) or "none", f"{self.parameters[1]:,}", widths, "", "", "")]
+        )
 
 
 def find_tiers(draft: Draft) -> Tiers:
@@ -118,7 +120,8 @@ def find_tiers(draft: Draft) -> Tiers:
         AnalysisError: the model does not run on meta tensors, or makes no maps.
     """
     trunk = Trunk(draft.runs.deep())
-    ladder = ladder_of(trunk)
+    heads = _heads(draft)
+    ladder = ladder_of(trunk, {head.path for head in heads})
     if not ladder.rungs:
         raise AnalysisError(
             f"{type(draft.root).__name__} makes no maps, so it has no stages",
@@ -130,9 +133,9 @@ def find_tiers(draft: Draft) -> Tiers:
     stages = _stages(draft, trunk, ladder, ladder.rungs[first:])
     last = max(trunk.inside_of(ladder.rungs[-1].unit))
     end = _between(trunk, last + 1, len(trunk.scopes))
-    heads = _heads(draft)
     widths = {head.width for head in heads}
-    pooled = _pooled(trunk, heads) or ladder.maps[-1].layout.channels
+    several = not heads and len(trunk.scopes[0].outputs) > 1  # an extractor pools nothing
+    pooled = (None if several else _pooled(trunk, heads)) or ladder.maps[-1].layout.channels
     return Tiers(
         stem,
         stages,

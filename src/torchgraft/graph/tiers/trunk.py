@@ -64,6 +64,9 @@ class Trunk:
         for number, scope in enumerate(self.scopes[1:], 1):
             self.children[scope.parent].append(number)
         self.made = {value: i for i, op in enumerate(self.ops) for value in reversed(op.outputs)}
+        mixing = (i for i, op in enumerate(self.ops) if op.name in MIXING and op.outputs[0] in self.placed)
+        self.begins = next(mixing, 0)
+        """Number of the first operation that mixes channels: before it there is but the image."""
         self.reaching = self._reaching(record)
         self.cuts = self._cuts(record)
         self._depths: dict[int, int] = {}
@@ -128,6 +131,18 @@ class Trunk:
 
     def _merges(self, number: int) -> bool:
         return any(sum(v in self.layouts for v in set(op.inputs)) > 1 for op in self.run_in(number))
+
+    def is_last(self, number: int) -> bool:
+        """Tell whether what a call gives runs to the output with nothing joining it."""
+        scope = self.scopes[number]
+        behind = {value for _, value in scope.outputs}
+        for op in self.ops[scope.end :]:
+            taken = {value for value in op.inputs if value in self.layouts}
+            if not taken.isdisjoint(behind):
+                if not taken <= behind:
+                    return False
+                behind.update(op.outputs)
+        return True
 
     def shapes_values(self, number: int) -> bool:
         """Tell whether a call normalises or activates, and does not just pass values on."""
