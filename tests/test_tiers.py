@@ -380,7 +380,7 @@ def test_what_makes_no_maps_has_no_tiers():
         tiers(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     assert str(caught.value) == (
         "Sequential makes no maps, so it has no stages\n"
-        "  found  no module gives a map or tokens that come from the input\n"
+        "  found  no module gives a map n c h w, or tokens, that is no finer than the input\n"
         "  write  a model of images, or an input for it: example=torch.zeros(<n c h w>)"
     )
     with pytest.raises(AnalysisError, match="makes no maps"):
@@ -861,3 +861,25 @@ def test_the_image_itself_is_no_level():
         Stem(), nn.Conv2d(8, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
     )
     assert tiers(model).strides == (2, 4)
+
+
+@pytest.mark.parametrize("grow", [nn.Upsample(scale_factor=4), nn.ConvTranspose2d(3, 3, 4, 4)])
+def test_maps_finer_than_the_image_are_no_levels(grow):
+    """A net may begin by growing the image; what follows has strides from the image's own size on."""
+    down = [nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1) for i in range(5)]
+    model = nn.Sequential(grow, nn.Sequential(*down), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    assert tiers(model).strides == (1, 2, 4, 8)
+    assert "stride 8" in str(explain(model))
+    given = pipe(model, features(strides=(2, 8)))(torch.zeros(1, 3, 32, 32))
+    assert [value.shape[-1] for value in given.values()] == [16, 4]
+
+
+def test_a_net_of_fine_maps_alone_has_no_tiers():
+    model = nn.Sequential(
+        nn.Conv2d(3, 48, 3, 1, 1), nn.Sequential(nn.PixelShuffle(4), nn.Conv2d(3, 3, 3, 1, 1))
+    )
+    assert tiers(model).strides == (1,)
+    finer = nn.Sequential(nn.ConvTranspose2d(3, 8, 2, 2), nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU()))
+    with pytest.raises(AnalysisError, match="makes no maps"):
+        tiers(finer)
+    assert explain(finer).tiers is None

@@ -19,7 +19,7 @@ class FeatureInfo:
     Args:
         name: where it comes from; in an extractor, the name under which it is given.
         channels: number of channels.
-        stride: pixels of the input for each place; ``None`` for a vector.
+        stride: pixels of the input for each place; ``None`` for a vector, or a map finer than the image.
         layout: ``NCHW``, ``NHWC``, ``NLC`` for tokens, ``NC`` for a vector.
     """
 

@@ -36,7 +36,8 @@ class Layout:
         name: ``NCHW``, ``NHWC``, ``NLC`` or ``NCL`` for tokens, ``NC``.
         channels: number of channels.
         grid: places of the map along height and width; ``None`` for a vector.
-        stride: pixels of the input for each place, along height and width.
+        stride: pixels of the input for each place, along height and width; ``None`` for a vector,
+            and for a map that is finer than the image.
         prefix: tokens before those of the map.
         order: what the places of the tokens count, outermost first (axis, number, stride), where they do
             not run row by row.
@@ -121,8 +122,11 @@ def _side(axis: Sequence[Atom], kind: str) -> tuple[int, Fraction] | None:
     return size(tuple(axis)), parts[-1].step
 
 
-def _map(high: tuple[int, Fraction], wide: tuple[int, Fraction]) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (high[0], wide[0]), (round(high[1]), round(wide[1]))
+def _map(
+    high: tuple[int, Fraction], wide: tuple[int, Fraction]
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    finer = high[1] < 1 or wide[1] < 1
+    return (high[0], wide[0]), None if finer else (round(high[1]), round(wide[1]))
 
 
 def _grounded(axes: Axes, image: Axes) -> Axes:

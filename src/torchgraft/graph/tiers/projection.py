@@ -2,9 +2,9 @@
 
 Where blocks are linear bottlenecks, narrow between and wide inside with no activation at
 their end (MobileNetV2, arXiv:1801.04381), a last convolution undoes the bottleneck: it is
-part of the head. After blocks of any other kind it extends the last stage. Likewise where it
-takes what several branches were summed up to. It stays in the stage where the head has a
-hidden layer of its own and the convolution stands among the blocks.
+part of the head. So is one that takes what several branches were summed up to. After blocks
+of any other kind it extends the last stage, and so it does where it stands among the blocks
+and the head has a hidden layer of its own.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def find_tiers(draft: Draft) -> Tiers:
     if not ladder.rungs:
         raise AnalysisError(
             f"{type(draft.root).__name__} makes no maps, so it has no stages",
-            found="no module gives a map or tokens that come from the input",
+            found="no module gives a map n c h w, or tokens, that is no finer than the input",
             write="a model of images, or an input for it: example=torch.zeros(<n c h w>)",
         )
     first = first_stage(trunk, ladder.rungs)
