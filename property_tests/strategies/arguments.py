@@ -10,7 +10,8 @@ from torch import nn
 
 from strategies.net import CLASSES, inputs
 from strategies.parts import WIDTH
-from torchgraft import at, freeze, inject, rename, replace, swap_head, wrap
+from strategies.weights import HEAD
+from torchgraft import at, freeze, inject, load_weights, rename, replace, swap_head, wrap
 from torchgraft.blocks import se
 from torchgraft.transform import Transform
 
@@ -57,6 +58,16 @@ def _renamed() -> Given:
     return given, rename(given), {}
 
 
+def _state() -> Given:
+    given = {key: tensor.clone() for key, tensor in HEAD.items()}
+    return given, load_weights(given, min_coverage=0), {}
+
+
+def _donor() -> Given:
+    donor = nn.Sequential(nn.Identity(), nn.Linear(WIDTH, CLASSES)).double()
+    return donor, rename({"head": "1"}) >> load_weights(donor, min_coverage=0) >> rename({"1": "head"}), {}
+
+
 ARGUMENTS: dict[str, Callable[[], Given]] = {
     "a module": _module,
     "a layer": _layer,
@@ -64,6 +75,8 @@ ARGUMENTS: dict[str, Callable[[], Given]] = {
     "a block": _block,
     "a selector": _selector,
     "new names": _renamed,
+    "a state dict": _state,
+    "a model with weights": _donor,
     "an example": _tensor,
     "an example by name": _mapping,
 }

@@ -10,6 +10,7 @@ from torch import nn
 from strategies.block_rows import BLOCK_ROWS
 from strategies.functions import nothing, same_head
 from strategies.row import ALWAYS, EVALUATION, Row
+from strategies.weights import HEAD, head_file
 from torchgraft import (
     adapt_input,
     at,
@@ -23,6 +24,7 @@ from torchgraft import (
     freeze,
     identity,
     inject,
+    load_weights,
     merge_lora,
     node,
     op,
@@ -62,6 +64,9 @@ _PLAIN = {
     "swap_head with dropout": Row(lambda: swap_head(4, dropout=0.5), idempotent=True, touches=(*_HEAD, "head_dropout", "aux_dropout"), wide=True),
     "drop_head": Row(drop_head, idempotent=True, touches=_HEAD, wide=True),
     "edit": Row(lambda: edit(nothing, name="nothing"), neutral=ALWAYS, idempotent=True),
+    "load_weights": Row(lambda: load_weights(head_file(), min_coverage=0), idempotent=True, touches=("head",)),
+    "load_weights of a state dict": Row(lambda: load_weights({"state_dict": HEAD}, min_coverage=0), idempotent=True, touches=("head",), written=False),
+    "load_weights and start the rest anew": Row(lambda: load_weights(head_file(), min_coverage=0, exclude="body", init="orthogonal"), idempotent=True, touches=("stem", "norm", "branch", "down", "spare", "head", "aux"), wide=True),
     "merge_lora": Row(lambda: wrap("stem", lora(2)) >> merge_lora(), neutral=ALWAYS, idempotent=False, touches=("stem",), wide=True),
     "dilate": Row(lambda: replace("body", nn.Identity) >> dilate(2), touches=("body", "down"), wide=True),
     "adapt_input": Row(lambda: adapt_input(5), idempotent=True, touches=("stem",), takes=5, wide=True),

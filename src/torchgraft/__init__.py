@@ -1,6 +1,8 @@
 """Functional, immutable surgery for PyTorch vision models."""
 
 from torchgraft import blocks as blocks
+from torchgraft.align.load.accounts import load_report as load_report
+from torchgraft.align.load.checkpoints import read_checkpoint as read_checkpoint
 from torchgraft.edits.adapt_input import adapt_input as adapt_input
 from torchgraft.edits.dilate import dilate as dilate
 from torchgraft.edits.drop_path import drop_path as drop_path
@@ -12,11 +14,15 @@ from torchgraft.edits.freeze import unfreeze as unfreeze
 from torchgraft.edits.head import drop_head as drop_head
 from torchgraft.edits.head import swap_head as swap_head
 from torchgraft.edits.inject import inject as inject
+from torchgraft.edits.load_weights import load_weights as load_weights
 from torchgraft.edits.merge_lora import merge_lora as merge_lora
 from torchgraft.edits.remove import remove as remove
 from torchgraft.edits.rename import rename as rename
 from torchgraft.edits.replace import replace as replace
 from torchgraft.edits.set_dropout import set_dropout as set_dropout
+from torchgraft.edits.transfer import partial_load as partial_load
+from torchgraft.edits.transfer import transfer as transfer
+from torchgraft.edits.transfer import transfer_weights as transfer_weights
 from torchgraft.edits.wrap import wrap as wrap
 from torchgraft.errors import GraftError as GraftError
 from torchgraft.select import at as at
@@ -54,11 +60,15 @@ __all__ = [
     "head",
     "identity",
     "inject",
+    "load_report",
+    "load_weights",
     "merge_lora",
     "node",
     "op",
     "output_shape",
+    "partial_load",
     "pipe",
+    "read_checkpoint",
     "remove",
     "rename",
     "replace",
@@ -69,6 +79,8 @@ __all__ = [
     "swap_head",
     "tiers",
     "trace",
+    "transfer",
+    "transfer_weights",
     "unfreeze",
     "where",
     "wrap",

@@ -122,6 +122,18 @@ class RecipeError(GraftError, ValueError):
     """Report a text that is no step, or a step that cannot be written as text."""
 
 
+class AlignmentError(GraftError, ValueError):
+    """Report an alignment that does not hold together, or tensors that it is not for."""
+
+
+class CheckpointError(GraftError, ValueError):
+    """Report a file that is no checkpoint, or weights that cannot be loaded."""
+
+
+class CoverageError(GraftError, ValueError):
+    """Report weights that fill less of a model than was asked for."""
+
+
 class AnalysisError(GraftError, RuntimeError):
     """Report that the shapes of a model could not be found out."""
 

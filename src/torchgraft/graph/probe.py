@@ -55,10 +55,23 @@ def probe(model: nn.Module, example: Example | None, *, training: bool = False) 
                 found=_short(error),
                 write="pipe(model, ..., example=torch.zeros(<an input the model takes>))",
             ) from error
+    return _tried(model, training)[1]
+
+
+def guessed(model: nn.Module) -> torch.Tensor:
+    """Return the first guess of an input that a model takes, on meta.
+
+    Raises:
+        AnalysisError: every guess fails.
+    """
+    return _tried(model, training=False)[0]
+
+
+def _tried(model: nn.Module, training: bool) -> tuple[torch.Tensor, Run]:
     first: Exception | None = None
     for guess in _guesses(model):
         try:
-            return run_on_meta(model, (guess,), training=training)
+            return guess, run_on_meta(model, (guess,), training=training)
         except Exception as error:  # noqa: BLE001 - a guess may fail in any way
             first = first or error
     raise AnalysisError(

@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import nn
 
+from torchgraft.graph.caches import fresh_caches
 from torchgraft.graph.proxy import to_meta
 from torchgraft.graph.shadow import Shadows, mark
 
@@ -80,7 +81,8 @@ def run_on_meta(
     named = {name: to_meta(a) for name, a in (kwargs or {}).items()}
     python = random.getstate()
     try:  # what a forward draws or seeds is not part of the model
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("meta"):
+        quiet = torch.random.fork_rng(devices=[])
+        with fresh_caches(model), quiet, torch.no_grad(), torch.device("meta"):
             output = shadow(*given, **named)
     finally:
         random.setstate(python)
@@ -104,7 +106,7 @@ class Recorder:
         """Run the forward of a shadow."""
         forward: Callable[..., object] = shadow.forward
         # Containers are copied: a caller may go on to fill the list that it passed.
-        given = cast("tuple[object, ...]", to_meta(args)), cast("dict[str, object]", to_meta(kwargs))
+        given = cast("tuple[object, ...]", self.noted(args)), cast("dict[str, object]", self.noted(kwargs))
         me = mark(shadow)
         self._clock = started = self._clock + 1
         try:
@@ -113,8 +115,12 @@ class Recorder:
             error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
             raise
         self._clock += 1
-        self.calls.append(ModuleCall(me.path, me.source, *given, to_meta(output), started, self._clock))
+        self.calls.append(ModuleCall(me.path, me.source, *given, self.noted(output), started, self._clock))
         return output
+
+    def noted(self, value: object) -> object:
+        """Keep of an argument or a result what it looks like."""
+        return to_meta(value)
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:  # noqa: ARG002 - protocol
         """Give the meta tensor of a tensor."""

@@ -18,6 +18,7 @@ from torchgraft.edits.fpn import fpn
 from torchgraft.edits.freeze import freeze, unfreeze
 from torchgraft.edits.head import drop_head, swap_head
 from torchgraft.edits.inject import inject
+from torchgraft.edits.load_weights import load_weights
 from torchgraft.edits.merge_lora import merge_lora
 from torchgraft.edits.remove import remove
 from torchgraft.edits.rename import rename
@@ -40,6 +41,7 @@ TRANSFORMS: Mapping[str, Callable[..., object]] = {
         freeze,
         identity,
         inject,
+        load_weights,
         merge_lora,
         remove,
         rename,

@@ -1,12 +1,13 @@
 """Record one run of a model down to primitive operations: which value each is made from.
 
-The run is on meta tensors and on shadows, so nothing is computed, and it does not matter
-whether torch.fx could follow a forward. Values are numbered in the order in which they are
+The run is on shadows, so it does not matter whether torch.fx could follow a forward, and by
+default on meta tensors, so that nothing is computed. Values are numbered in the order in which they are
 made; an operation that writes in place makes new values of all tensors that share memory.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
@@ -38,6 +39,7 @@ class Op:
         inputs: the values among them.
         outputs: the values it makes.
         scope: number of the call whose own forward ran it.
+        func: what was called; ``None`` for the trace that a write leaves on other views.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Op:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     scope: int
+    func: torch._ops.OpOverload | None = None
 
 
 @attrs.frozen(eq=False)
@@ -83,6 +86,7 @@ class Record:
         ops: the operations, in order.
         scopes: the calls of modules, in the order in which they began.
         keys: the parameters and buffers among the values, by their names.
+        given: the same, as they were before anything was written into them.
         inputs: the values that the model was given.
         outputs: the values that it returned.
     """
@@ -93,6 +97,7 @@ class Record:
     keys: Mapping[int, str]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    given: Mapping[int, str] = attrs.field(factory=dict)
 
 
 def record(model: nn.Module, arguments: Arguments, *, training: bool = False) -> Record:
@@ -106,10 +111,15 @@ def record(model: nn.Module, arguments: Arguments, *, training: bool = False) ->
     Returns:
         The record.
     """
-    values = _Values()
-    recorder = _Scopes(values, training=training)
-    with _Ops(values, recorder):
+    values = Values()
+    recorder = Scopes(values, training=training)
+    with Ops(values, recorder):
         run_on_meta(model, *arguments, training=training, recorder=recorder)
+    return made_of(values, recorder)
+
+
+def made_of(values: Values, recorder: Scopes) -> Record:
+    """Make the record of what was noted in a run."""
     scopes = tuple(scope for scope in recorder.scopes if scope is not None)
     root = scopes[0]
     return Record(
@@ -119,18 +129,19 @@ def record(model: nn.Module, arguments: Arguments, *, training: bool = False) ->
         {values.now(tensor): key for key, tensor in recorder.keys.items() if values.knows(tensor)},
         root.inputs,
         tuple(value for _, value in root.outputs),
+        recorder.first,
     )
 
 
-class _Values:
+class Values:
     """Number tensors; one that is written to gets a new number."""
 
     def __init__(self) -> None:
         self.shapes: list[torch.Size] = []
         self.ops: list[Op] = []
         self._numbers: dict[int, int] = {}
-        self._held: list[torch.Tensor] = []  # alive, so that no other tensor takes their identity
-        self._sharing: dict[int, list[torch.Tensor]] = {}
+        self._held: dict[int, object] = {}
+        self._sharing: dict[int, list[weakref.ref[torch.Tensor]]] = {}
 
     def knows(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self._numbers
@@ -139,10 +150,19 @@ class _Values:
         """Return the number of what a tensor holds now."""
         known = self._numbers.get(id(tensor))
         if known is None:
-            self._held.append(tensor)
-            self._sharing.setdefault(_memory(tensor), []).append(tensor)
+            self._held[id(tensor)] = self.hold(tensor)
+            self._sharing.setdefault(_memory(tensor), []).append(weakref.ref(tensor))
             known = self.renew(tensor)
         return known
+
+    def hold(self, tensor: torch.Tensor) -> object:
+        """Keep a tensor alive, so that no other takes its identity: on meta that is free."""
+        return tensor
+
+    def forget(self, identity: int) -> None:
+        """Take it that there is no tensor of an identity any more."""
+        self._numbers.pop(identity, None)
+        self._held.pop(identity, None)
 
     def renew(self, tensor: torch.Tensor) -> int:
         """Give a tensor a new number."""
@@ -152,16 +172,18 @@ class _Values:
 
     def sharing(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """List the other tensors that share the memory of one."""
-        return [other for other in self._sharing.get(_memory(tensor), []) if other is not tensor]
+        known = [ref() for ref in self._sharing.get(_memory(tensor), [])]
+        return [other for other in known if other is not None and other is not tensor]
 
 
-class _Scopes(Recorder):
+class Scopes(Recorder):
     """Take note of which call an operation runs in."""
 
-    def __init__(self, values: _Values, *, training: bool) -> None:
+    def __init__(self, values: Values, *, training: bool) -> None:
         super().__init__(training)
         self.scopes: list[Scope | None] = []
         self.keys: dict[str, torch.Tensor] = {}
+        self.first: dict[int, str] = {}
         self.current = -1
         self._values = values
         self._numbers: dict[int, int] = {}
@@ -186,14 +208,17 @@ class _Scopes(Recorder):
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
         """Give the meta tensor of a tensor and note its name."""
         known = self.convert(value)
-        self.keys.setdefault(f"{mark(shadow).path}.{name}".lstrip("."), known)
+        key = f"{mark(shadow).path}.{name}".lstrip(".")
+        if key not in self.keys:
+            self.keys[key] = known
+            self.first.setdefault(self._values.now(known), key)
         return known
 
 
-class _Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
+class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
     """Take note of every primitive operation."""
 
-    def __init__(self, values: _Values, scopes: _Scopes) -> None:
+    def __init__(self, values: Values, scopes: Scopes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._values = values
         self._scopes = scopes
@@ -209,14 +234,14 @@ class _Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class
         values = self._values
         taken: list[int] = []
         given = self._refs(args, taken), self._refs(kwargs, taken)
-        output = func(*args, **kwargs)
+        output = self.run(func, args, kwargs, tuple(taken))
         written = _written(func, args, kwargs)
         for tensor in written:
             values.renew(tensor)
         made = tuple(values.now(tensor) for tensor in tensors_in(output))
         made += tuple(n for n in map(values.now, written) if n not in made)
         name, scope = func.overloadpacket.__name__, self._scopes.current
-        values.ops.append(Op(name, given[0], given[1], tuple(taken), made, scope))  # type: ignore[arg-type]  # as given
+        values.ops.append(Op(name, given[0], given[1], tuple(taken), made, scope, func))  # type: ignore[arg-type]  # as given
         for tensor in written:
             for other in values.sharing(tensor):
                 if not any(other is one for one in written):
@@ -224,6 +249,16 @@ class _Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class
                     refs = tuple(map(Ref, both))
                     values.ops.append(Op("written", refs, {}, both, (values.renew(other),), scope))
         return output
+
+    def run(
+        self,
+        func: torch._ops.OpOverload,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        taken: tuple[int, ...],  # noqa: ARG002 - for those who look at what runs
+    ) -> object:
+        """Run one operation."""
+        return func(*args, **kwargs)
 
     def _refs(self, value: object, taken: list[int]) -> object:
         if isinstance(value, torch.Tensor):

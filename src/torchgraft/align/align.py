@@ -1,0 +1,209 @@
+"""Align two models: say for every tensor of the target where it comes from in the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import attrs
+import torch
+from torch import nn
+
+from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Shape
+from torchgraft.align.match.behaviour import DriftError, Seen, confirmed, settled
+from torchgraft.align.match.finder import find_places
+from torchgraft.align.match.ledger import Ledger
+from torchgraft.align.match.places import Places
+from torchgraft.align.match.rest import counters, constants, unreached
+from torchgraft.align.match.structure import Proposal, proposed
+from torchgraft.errors import AnalysisError, OptionError
+from torchgraft.graph.checks import check_model
+from torchgraft.graph.deep.live import record_live
+from torchgraft.graph.probe import Arguments, Example, arguments_of, guessed
+from torchgraft.text import literal, near
+
+EVIDENCE = ("behaviour", "structure")
+POLICIES = ("same_function", "same_shape")
+
+
+def align(
+    source: nn.Module,
+    target: nn.Module,
+    *,
+    example: Example | None = None,
+    evidence: str = "behaviour",
+    policy: str = "same_function",
+) -> Alignment:
+    """Say for every tensor of a model where it comes from in another model.
+
+    Both models are followed down to primitive operations, whatever their modules are called.
+    Structure proposes which use of a parameter is which; then both run on one input, and
+    what sees the same is the same. Neither model is changed.
+
+    Args:
+        source: the model that has the weights.
+        target: the model that needs them.
+        example: an input that both take; one is made up where there is none.
+        evidence: ``"behaviour"`` to run both; ``"structure"`` where they cannot be run, as
+            on the meta device.
+        policy: ``"same_function"`` to pair what does the same in both; ``"same_shape"`` to
+            give layers that the source does not have the weights of their like before them.
+
+    Returns:
+        The alignment: entries, and what is missing, unused, mismatched or ambiguous.
+
+    Raises:
+        AnalysisError: a model does not run on the example, not even on meta tensors.
+        OptionError: an option has no such value.
+
+    Example:
+        >>> from torch import nn
+        >>> one = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8, 2))
+        >>> two = nn.ModuleDict({"stem": one[0], "head": one[2]})
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.head(self.stem(x.flatten(1)))
+        >>> found = align(one, Net(), example=torch.randn(2, 3, 1, 1))
+        >>> [(entry.target, *entry.keys) for entry in found.entries][:2]
+        [('stem.weight', '0.weight'), ('stem.bias', '0.bias')]
+    """
+    for name, value, known in (("evidence", evidence, EVIDENCE), ("policy", policy, POLICIES)):
+        if value not in known:
+            raise OptionError(
+                f"there is no {name} of that name",
+                asked=f"align(..., {name}={literal(value)})",
+                found=", ".join(map(literal, known)),
+                near=near(str(value), known),
+                write=f"align(..., {name}={literal(known[0])})",
+            )
+    check_model(source)
+    check_model(target)
+    sides = _Side.of(source), _Side.of(target)
+    return _aligned(sides, _arguments(source, target, example), evidence, policy)
+
+
+@attrs.frozen(eq=False)
+class _Side:
+    """One of the two models, with its tensors and their shapes by name."""
+
+    model: nn.Module
+    tensors: Mapping[str, torch.Tensor]
+    shapes: Mapping[str, Shape]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _Side:
+        held = model.state_dict(keep_vars=True)
+        tensors = {key: value for key, value in held.items() if isinstance(value, torch.Tensor)}
+        return cls(model, tensors, {key: tuple(value.shape) for key, value in tensors.items()})
+
+    def places(self, arguments: Arguments, *, meta: bool) -> Places:
+        """Run the model and find its places."""
+        record = record_live(self.model, arguments, _as_it_is, meta=meta)
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
+        mapped = [key for key, value in self.tensors.items() if value.is_floating_point()]
+        return find_places(record, {**buffers, **self.tensors}, mapped)
+
+
+def _as_it_is(number: int, func: object, args: tuple[object, ...], kwargs: dict[str, object], values: object) -> object:  # noqa: ARG001, E501 - the protocol of a step
+    return func(*args, **kwargs)  # type: ignore[operator]  # an operation
+
+
+def _aligned(sides: tuple[_Side, _Side], arguments: Arguments, evidence: str, policy: str) -> Alignment:
+    meta = evidence == "structure" or any(t.is_meta for side in sides for t in side.tensors.values())
+    if not meta:
+        try:
+            return _by_behaviour(sides, arguments, policy)
+        except (DriftError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+            pass  # what cannot be run can be followed, and the entries say so
+    found = _followed(sides, arguments, meta=True)
+    proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
+    seen = {t: Seen(p.source, p.rule, "structure", p.others) for t, p in proposals.items()}
+    return _written(sides, found, seen)
+
+
+def _by_behaviour(sides: tuple[_Side, _Side], arguments: Arguments, policy: str) -> Alignment:
+    found = _followed(sides, arguments, meta=False)
+    proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
+    ready = _filled(sides, found, proposals)
+    models = (sides[0].model, found[0]), (sides[1].model, found[1])
+    return _written(sides, found, confirmed(*models, arguments, proposals, ready))
+
+
+def _followed(sides: tuple[_Side, _Side], arguments: Arguments, *, meta: bool) -> tuple[Places, Places]:
+    try:
+        return sides[0].places(arguments, meta=meta), sides[1].places(arguments, meta=meta)
+    except Exception as error:
+        if not meta:
+            raise
+        text = str(error).splitlines()
+        raise AnalysisError(
+            "the models do not both run on the example",
+            found=f"{type(error).__name__}: {text[0] if text else ''}"[:200],
+            write="align(source, target, example=torch.zeros(<an input both models take>))",
+        ) from error
+
+
+def _filled(
+    sides: tuple[_Side, _Side], found: tuple[Places, Places], proposals: Mapping[int, Proposal]
+) -> Mapping[str, torch.Tensor]:
+    """Return the target's tensors as the proposals make them."""
+    ledger = Ledger(*found, (sides[0].shapes, sides[1].shapes))
+    ledger.enter_all(settled(found[1], proposals))
+    made = Alignment(sides[0].shapes, sides[1].shapes, tuple(ledger.entries()))
+    return made.apply(cast("Mapping[str, torch.Tensor]", sides[0].tensors))
+
+
+def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Mapping[int, Seen]) -> Alignment:
+    """Write the alignment that a pairing of places is."""
+    (source, target), tensors = sides, (sides[0].tensors, sides[1].tensors)
+    ledger = Ledger(*found, (source.shapes, target.shapes))
+    ledger.enter_all(seen)
+    entries = {entry.target: entry for entry in ledger.entries()}
+    mismatched = {key: m for key, m in ledger.mismatched.items() if key not in entries}
+    ambiguous = {key: a for key, a in ledger.ambiguous.items() if key not in entries and key not in mismatched}
+    if not seen:
+        return Alignment(source.shapes, target.shapes, ())
+    entries.update((e.target, e) for e in counters(*found, seen, tensors))
+    known = {*entries, *mismatched, *ambiguous}
+    entries.update((e.target, e) for e in constants(tensors, [k for k in target.shapes if k not in known]))
+    known |= {*entries}
+    reached = found[0].used(range(len(found[0].places))), found[1].used(range(len(found[1].places)))
+    taken = {key for entry in entries.values() for key in entry.keys}
+    left = (
+        [k for k, t in source.tensors.items() if k not in reached[0] | taken and isinstance(t, nn.Parameter)],
+        [k for k, t in target.tensors.items() if k not in reached[1] | known and isinstance(t, nn.Parameter)],
+    )
+    for one in unreached(tensors, left):
+        if isinstance(one, Entry):
+            entries[one.target] = one
+        elif isinstance(one, Ambiguity):
+            ambiguous[one.target] = one
+    return Alignment(
+        source.shapes,
+        target.shapes,
+        tuple(entries[key] for key in target.shapes if key in entries),
+        tuple(mismatched[key] for key in target.shapes if key in mismatched),
+        tuple(ambiguous[key] for key in target.shapes if key in ambiguous),
+    )
+
+
+def _arguments(source: nn.Module, target: nn.Module, example: Example | None) -> Arguments:
+    if example is not None:
+        return arguments_of(example)
+    first: AnalysisError | None = None
+    for model in (target, source):
+        try:
+            guess = guessed(model)
+        except AnalysisError as error:
+            first = first or error
+            continue
+        draws = torch.Generator().manual_seed(0)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        if device.type == "meta" or not guess.is_floating_point():
+            return (torch.zeros_like(guess, device=device),), {}
+        return (torch.randn(guess.shape, generator=draws, dtype=torch.float32).to(device, guess.dtype),), {}
+    assert first is not None
+    raise first

@@ -1,0 +1,1 @@
+"""Alignments as JSON, and applied to weight files without a model."""

@@ -1,0 +1,99 @@
+"""Tensors that no signal reaches: counters, constants, layers that a forward leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from torchgraft.align.alignment import Ambiguity, Entry, Part
+from torchgraft.align.match.behaviour import Seen
+from torchgraft.align.match.places import Places
+
+_COUNTER = "num_batches_tracked"
+Tensors = Mapping[str, torch.Tensor]
+
+
+def counters(source: Places, target: Places, seen: Mapping[int, Seen], tensors: tuple[Tensors, Tensors]) -> Iterable[Entry]:
+    """Pair the counters of normalisations that are paired.
+
+    Args:
+        source: places of the source.
+        target: places of the target.
+        seen: which is which.
+        tensors: the tensors of both, by name.
+
+    Yields:
+        Their entries.
+    """
+    for number, pair in seen.items():
+        if target.places[number].kind != "norm" or pair.others:
+            continue
+        ours, theirs = _beside(target.keys(number)), _beside(source.keys(pair.source))
+        if ours in tensors[1] and theirs in tensors[0]:
+            yield Entry(ours, (Part(theirs),), rule=pair.rule, evidence=pair.evidence)
+
+
+def _beside(keys: tuple[str, ...]) -> str:
+    return f"{keys[-1].rpartition('.')[0]}.{_COUNTER}".lstrip(".") if keys else ""
+
+
+def constants(tensors: tuple[Tensors, Tensors], left: Iterable[str]) -> Iterable[Entry]:
+    """Pair tables that are no parameters and hold the same.
+
+    Args:
+        tensors: the tensors of both, by name.
+        left: names of those of the target that nothing is known of.
+
+    Yields:
+        Their entries.
+    """
+    held: dict[tuple[object, ...], list[str]] = {}
+    for key, tensor in tensors[0].items():
+        if _constant(key, tensor):
+            held.setdefault((tuple(tensor.shape), tensor.dtype), []).append(key)
+    for key in left:
+        tensor = tensors[1][key]
+        if _constant(key, tensor):
+            alike = held.get((tuple(tensor.shape), tensor.dtype), [])
+            same = [other for other in alike if torch.equal(tensors[0][other].cpu(), tensor.cpu())]
+            same.sort(key=lambda other: other != key)
+            if same:
+                yield Entry(key, (Part(same[0]),), rule="constant", evidence="values")
+
+
+def _constant(key: str, tensor: torch.Tensor) -> bool:
+    return not isinstance(tensor, nn.Parameter) and not tensor.is_meta and not key.endswith(_COUNTER)
+
+
+def unreached(
+    tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Iterable[str]]
+) -> Iterable[Entry | Ambiguity]:
+    """Pair by their names tensors that no run reaches.
+
+    Args:
+        tensors: the tensors of both, by name.
+        left: names of those of the source and of the target that no run reaches.
+
+    Yields:
+        An entry where the names are equal, or where there is but one of that shape and
+        kind on both sides; an ambiguity where there are several.
+    """
+    ours = _by_kind(tensors[0], left[0])
+    theirs = _by_kind(tensors[1], left[1])
+    for what, keys in theirs.items():
+        others = ours.get(what, [])
+        for key in keys:
+            if key in others or len(others) == len(keys) == 1:
+                other = key if key in others else others[0]
+                yield Entry(key, (Part(other),), rule="names", evidence="names")
+            elif others:
+                yield Ambiguity(key, tuple(sorted(others)))
+
+
+def _by_kind(tensors: Tensors, keys: Iterable[str]) -> dict[tuple[object, ...], list[str]]:
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for key in keys:
+        kinds.setdefault((key.rpartition(".")[2], tuple(tensors[key].shape)), []).append(key)
+    return kinds

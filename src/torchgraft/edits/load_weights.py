@@ -1,0 +1,129 @@
+"""Load weights: fill a model from a file, a state dict or another model, with an account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+from torch import nn
+
+from torchgraft.align.load.accounts import keep_report
+from torchgraft.align.load.checkpoints import Checkpoint, opened
+from torchgraft.align.load.initialise import check_initialiser
+from torchgraft.align.load.loading import Terms, load
+from torchgraft.align.load.sources import POLICIES, WAYS, Donor, aligned, hold
+from torchgraft.errors import OptionError
+from torchgraft.graph.draft import Draft
+from torchgraft.select import Selector, Target, parse
+from torchgraft.text import check_flags, literal, near, spelled
+from torchgraft.transform import Transform
+
+Source = str | Path | Mapping[str, object] | Checkpoint | nn.Module
+
+
+@attrs.frozen(repr=False)
+class LoadWeights(Transform):
+    """Fill the tensors of a model."""
+
+    name: ClassVar[str] = "load_weights"
+    source: str | Checkpoint | Donor
+    by: str = attrs.field(kw_only=True, default="names")
+    policy: str = attrs.field(kw_only=True, default="same_function")
+    exclude: tuple[Selector, ...] = attrs.field(kw_only=True, default=())
+    strict: bool = attrs.field(kw_only=True, default=False)
+    min_coverage: float = attrs.field(kw_only=True, default=0.5)
+    init: str | None = attrs.field(kw_only=True, default=None)
+    ema: bool = attrs.field(kw_only=True, default=False)
+    allow_nan: bool = attrs.field(kw_only=True, default=False)
+
+    def _edit(self, draft: Draft) -> None:
+        held = opened(self.source, ema=self.ema) if isinstance(self.source, str) else self.source
+        checkpoint, alignment = aligned(held, draft, by=self.by, policy=self.policy)
+        terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan)
+        keep_report(draft, load(draft, checkpoint, alignment, terms))
+
+
+@spelled
+def load_weights(
+    source: Source,
+    *,
+    by: str = "names",
+    policy: str = "same_function",
+    exclude: Target | tuple[Target, ...] = (),
+    strict: bool = False,
+    min_coverage: float = 0.5,
+    init: str | None = None,
+    ema: bool = False,
+    allow_nan: bool = False,
+) -> LoadWeights:
+    """Fill the tensors of a model from a file, a state dict or another model.
+
+    Wrappers such as ``{"state_dict": ...}`` are entered, and a prefix such as ``module.`` is
+    taken off or put before the names where that makes them fit. What is not filled keeps its
+    values. ``load_report(model)`` gives the account of every tensor.
+
+    Args:
+        source: path of a file, a state dict or what was saved around it, what
+            ``read_checkpoint`` gave, or a model. A recipe can hold a path alone.
+        by: ``"names"``, or ``"structure"`` for a model that was written in another way.
+        policy: as for ``align``, where it goes by structure.
+        exclude: what stays as it is: targets, or paths and globs of tensors.
+        strict: every tensor of both sides has to be loaded, but what is excluded.
+        min_coverage: share of the model's tensors, but those excluded, that has to be loaded.
+        init: initialiser of ``torch.nn.init`` for what is not loaded, such as
+            ``"kaiming_normal"``; normalisations then start as the identity and biases at zero.
+        ema: take the running average of the weights that the checkpoint holds beside them.
+        allow_nan: load values that are not finite.
+
+    Returns:
+        The transform; it reads a file when it is applied.
+
+    Raises:
+        CheckpointError: the mapping holds no weights.
+        OptionError: an option is unknown or out of range.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from torchgraft import load_report, pipe
+        >>> ten = pipe(resnet18(num_classes=10), load_weights(resnet18().state_dict()))
+        >>> print(load_report(ten))
+        loaded 98.4 % of parameters (120 of 122 tensors); 2 differ in shape
+          differ      fc.weight 1000 512 -> 10 512, fc.bias 1000 -> 10
+        >>> load_weights("weights.safetensors", exclude="fc", init="kaiming_normal")
+        load_weights("weights.safetensors", exclude=("fc",), init="kaiming_normal")
+    """
+    made = LoadWeights(
+        hold(source, ema=ema is True),
+        by=by,
+        policy=policy,
+        exclude=tuple(parse(one) for one in (exclude if isinstance(exclude, (tuple, list)) else (exclude,))),
+        strict=strict,
+        min_coverage=min_coverage,
+        init=init,
+        ema=ema,
+        allow_nan=allow_nan,
+    )
+    check_flags(made, strict=strict, ema=ema, allow_nan=allow_nan)
+    for name, value, known in (("by", by, WAYS), ("policy", policy, POLICIES)):
+        if value not in known:
+            close = near(value, known) if isinstance(value, str) else ()
+            raise OptionError(
+                f"{name} is {' or '.join(map(literal, known))}",
+                asked=repr(made),
+                found=f"{name}={literal(value)}",
+                near=close,
+                write=f"{name}={literal(close[0] if close else known[0])}",
+            )
+    number = isinstance(min_coverage, (int, float)) and not isinstance(min_coverage, bool)
+    if not number or not 0 <= min_coverage <= 1:
+        raise OptionError(
+            "min_coverage is a share from 0 to 1",
+            asked=repr(made),
+            found=f"min_coverage={literal(min_coverage)}",
+            write="min_coverage=0.5",
+        )
+    if init is not None:
+        check_initialiser(init, repr(made))
+    return made
