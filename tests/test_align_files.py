@@ -209,7 +209,7 @@ def test_a_file_cut_while_it_is_read(tmp_path, monkeypatch):
     save_file(state(), source)
     told = listing(source)
     os.truncate(source, 700)
-    monkeypatch.setattr("torchgraft.align.files.listing", lambda path: told)
+    monkeypatch.setattr("torchgraft.align.files.rewrite.listing", lambda path: told)
     assert refused(CheckpointError, every(), source, tmp_path / "b.safetensors") == (
         "'a.safetensors' became shorter while it was read\n  write  a fresh copy of the file"
     )

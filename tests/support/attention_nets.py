@@ -219,7 +219,7 @@ ATTENTION_NETS = {
         64,
         {
             "timm": timm("vit_base_patch16_clip_quickgelu_224", num_classes=0, mlp_ratio=2, **VIT_TIMM),
-            "hugging": hugging("CLIPVisionModel", **{**VIT, "patch_size": 16, "layer_norm_eps": 1e-6}),
+            "hugging": hugging("CLIPVisionModel", **{**VIT, "patch_size": 16, "layer_norm_eps": 1e-5}),
         },
     ),
     "siglip": Group(

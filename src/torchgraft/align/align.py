@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import attrs
@@ -14,7 +14,7 @@ from torchgraft.align.match.behaviour import DriftError, Seen, confirmed, settle
 from torchgraft.align.match.finder import find_places
 from torchgraft.align.match.ledger import Ledger
 from torchgraft.align.match.places import Places
-from torchgraft.align.match.rest import counters, constants, unreached
+from torchgraft.align.match.rest import aliases, constants, counters, unreached
 from torchgraft.align.match.structure import Proposal, proposed
 from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
@@ -82,7 +82,7 @@ def align(
     check_model(source)
     check_model(target)
     sides = _Side.of(source), _Side.of(target)
-    return _aligned(sides, _arguments(source, target, example), evidence, policy)
+    return _aligned(sides, arguments_for(source, target, example), evidence, policy)
 
 
 @attrs.frozen(eq=False)
@@ -127,6 +127,8 @@ def _aligned(sides: tuple[_Side, _Side], arguments: Arguments, evidence: str, po
 def _by_behaviour(sides: tuple[_Side, _Side], arguments: Arguments, policy: str) -> Alignment:
     found = _followed(sides, arguments, meta=False)
     proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
+    if not proposals:  # the first layers of any two models see the same image
+        return _written(sides, found, {})
     ready = _filled(sides, found, proposals)
     models = (sides[0].model, found[0]), (sides[1].model, found[1])
     return _written(sides, found, confirmed(*models, arguments, proposals, ready))
@@ -166,7 +168,8 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
     ambiguous = {key: a for key, a in ledger.ambiguous.items() if key not in entries and key not in mismatched}
     if not seen:
         return Alignment(source.shapes, target.shapes, ())
-    entries.update((e.target, e) for e in counters(*found, seen, tensors))
+    _sort(counters(*found, seen, tensors), entries, ambiguous)
+    entries.update({e.target: e for e in aliases(tensors, entries)})
     known = {*entries, *mismatched, *ambiguous}
     entries.update((e.target, e) for e in constants(tensors, [k for k in target.shapes if k not in known]))
     known |= {*entries}
@@ -176,11 +179,7 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
         [k for k, t in source.tensors.items() if k not in reached[0] | taken and isinstance(t, nn.Parameter)],
         [k for k, t in target.tensors.items() if k not in reached[1] | known and isinstance(t, nn.Parameter)],
     )
-    for one in unreached(tensors, left):
-        if isinstance(one, Entry):
-            entries[one.target] = one
-        elif isinstance(one, Ambiguity):
-            ambiguous[one.target] = one
+    _sort(unreached(tensors, left), entries, ambiguous)
     return Alignment(
         source.shapes,
         target.shapes,
@@ -190,7 +189,17 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
     )
 
 
-def _arguments(source: nn.Module, target: nn.Module, example: Example | None) -> Arguments:
+def _sort(
+    found: Iterable[Entry | Ambiguity], entries: dict[str, Entry], ambiguous: dict[str, Ambiguity]
+) -> None:
+    for one in found:
+        if isinstance(one, Entry):
+            entries[one.target] = one
+        else:
+            ambiguous[one.target] = one
+
+
+def arguments_for(source: nn.Module, target: nn.Module, example: Example | None) -> Arguments:
     if example is not None:
         return arguments_of(example)
     first: AnalysisError | None = None

@@ -217,7 +217,7 @@ class _Lockstep:
             return self._found(place, near)
         best = near[0][0] if near else 1.0
         tight = [s for d, s in near if d <= 3 * best + 1e-5]
-        if proposal.others:
+        if proposal.others and not any(self._untold(parent) for parent, _ in place.parents):
             left = [s for s in tight if s in (*proposal.others, proposal.source)]
             if len(left) == 1:
                 return Seen(left[0], "input", "behaviour")
@@ -230,6 +230,14 @@ class _Lockstep:
         if best <= _SAME and len(tight) == 1 and free:
             return Seen(free[0], "input", "behaviour")
         return Seen(proposal.source, proposal.rule, "structure", proposal.others)
+
+    def _untold(self, number: int) -> bool:
+        """Tell whether a place is behind a twin that nothing told apart: what it sees is chance."""
+        known, proposal = self.seen.get(number), self._proposals.get(number)
+        if known is not None:
+            return bool(known.others)
+        ahead = self._places[number].parents if proposal is not None and proposal.others else []
+        return any(self._untold(parent) for parent, _ in ahead)
 
     def _found(self, place: Place, near: list[tuple[float, int]]) -> Seen | None:
         """Find the counterpart of a place for which structure has none."""

@@ -1,9 +1,10 @@
-"""Tensors that no signal reaches: counters, constants, layers that a forward leaves out."""
+"""Tensors that no signal reaches: counters, further names, constants, layers that a forward leaves out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import attrs
 import torch
 from torch import nn
 
@@ -15,7 +16,9 @@ _COUNTER = "num_batches_tracked"
 Tensors = Mapping[str, torch.Tensor]
 
 
-def counters(source: Places, target: Places, seen: Mapping[int, Seen], tensors: tuple[Tensors, Tensors]) -> Iterable[Entry]:
+def counters(
+    source: Places, target: Places, seen: Mapping[int, Seen], tensors: tuple[Tensors, Tensors]
+) -> Iterable[Entry | Ambiguity]:
     """Pair the counters of normalisations that are paired.
 
     Args:
@@ -25,18 +28,51 @@ def counters(source: Places, target: Places, seen: Mapping[int, Seen], tensors: 
         tensors: the tensors of both, by name.
 
     Yields:
-        Their entries.
+        Their entries; ambiguities where the normalisations are.
     """
     for number, pair in seen.items():
-        if target.places[number].kind != "norm" or pair.others:
+        if target.places[number].kind != "norm":
             continue
-        ours, theirs = _beside(target.keys(number)), _beside(source.keys(pair.source))
-        if ours in tensors[1] and theirs in tensors[0]:
-            yield Entry(ours, (Part(theirs),), rule=pair.rule, evidence=pair.evidence)
+        ours = _beside(target.keys(number))
+        beside = {_beside(source.keys(n)) for n in (pair.source, *pair.others)}
+        theirs = sorted(beside & tensors[0].keys())
+        if ours in tensors[1] and pair.others and theirs:
+            yield Ambiguity(ours, tuple(theirs))
+        elif ours in tensors[1] and theirs:
+            yield Entry(ours, (Part(theirs[0]),), rule=pair.rule, evidence=pair.evidence)
 
 
 def _beside(keys: tuple[str, ...]) -> str:
     return f"{keys[-1].rpartition('.')[0]}.{_COUNTER}".lstrip(".") if keys else ""
+
+
+def aliases(tensors: tuple[Tensors, Tensors], entries: Mapping[str, Entry]) -> Iterable[Entry]:
+    """Pair the further names of tensors that are paired by one of their names.
+
+    Args:
+        tensors: the tensors of both, by name.
+        entries: what is known, by target.
+
+    Yields:
+        Their entries, from a further name of the source's tensor where that has as many.
+    """
+    ours, theirs = _names(tensors[1]), _names(tensors[0])
+    taken = {key for entry in entries.values() for key in entry.keys}
+    for key, entry in entries.items():
+        new = [name for name in ours[id(tensors[1][key])] if name not in entries]
+        held = theirs[id(tensors[0][entry.keys[0]])] if entry.whole else []
+        free = [name for name in held if name not in taken]
+        others = [name for name in free if name not in new] if len(free) == len(new) else []
+        for name in new:
+            other = name if name in free else others.pop(0) if others else ""
+            yield attrs.evolve(entry, target=name, parts=(Part(other),) if other else entry.parts)
+
+
+def _names(tensors: Tensors) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for key, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(key)
+    return names
 
 
 def constants(tensors: tuple[Tensors, Tensors], left: Iterable[str]) -> Iterable[Entry]:

@@ -1,0 +1,1 @@
+"""Where two models part: what each run saw, and what it did differently there."""

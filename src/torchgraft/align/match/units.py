@@ -1,0 +1,208 @@
+"""The layers of a plain state dict, as far as names and shapes tell them.
+
+There is no graph: what shares a prefix is one layer, numbers in names count blocks, and a
+name such as ``qkv`` says that a layer does the work of several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+
+from torchgraft.align.alignment import Shape
+from torchgraft.align.match.kinds import Slot
+from torchgraft.align.match.operands import Operand
+from torchgraft.align.match.places import Place, Places
+from torchgraft.graph.deep.record import Record
+
+_SLOTS = {"weight": "w", "bias": "b", "running_mean": "m", "running_var": "v"}
+_FUSED = {"qkv": "qkv", "kv": "kv", "in_proj": "qkv"}
+_ROLE = re.compile(r"^(?:to|w|lin)?_?(q|k|v)(?:uery|ueries|eys?|alues?)?$")
+
+
+@attrs.define(eq=False)
+class Unit:
+    """One layer of a state dict.
+
+    Args:
+        name: the prefix of its names, or the name of a tensor that stands alone.
+        keys: its tensors, by the slot that they fill.
+        rows: of a layer that does the work of several, the rows of this one.
+        role: what it does in attention: ``q``, ``k``, ``v`` or nothing.
+        label: what it has to have in common with its counterpart.
+    """
+
+    name: str
+    keys: dict[str, str]
+    label: tuple[object, ...]
+    rows: tuple[int, int] | None = None
+    role: str = ""
+
+
+def words(name: str) -> tuple[str, ...]:
+    """Split a name into words and numbers: ``layer1.0`` is ``layer 1 0``."""
+    return tuple(re.findall(r"[A-Za-z]+|\d+", name))
+
+
+def role_of(name: str) -> str:
+    """Return which part of attention a name speaks of."""
+    found = ""
+    for token in re.split(r"[.]", name):
+        parts = token.split("_")
+        for part in (token, *parts):
+            match = _ROLE.match(part.lower())
+            found = match.group(1) if match else found
+    return found
+
+
+def units_of(shapes: Mapping[str, Shape]) -> list[Unit]:
+    """Find the layers of a state dict, in its order.
+
+    Args:
+        shapes: shapes of its tensors, by name.
+
+    Returns:
+        The layers.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for key in shapes:
+        prefix, _, last = key.rpartition(".")
+        groups.setdefault(prefix, {})[last] = key
+    made: list[Unit] = []
+    for prefix, held in groups.items():
+        made += _layers(prefix, held, shapes)
+    order = {key: i for i, key in enumerate(shapes)}
+    return sorted(made, key=lambda unit: (min(order[key] for key in unit.keys.values()), unit.rows or (0, 0)))
+
+
+def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
+    made: list[Unit] = []
+    alone = dict(held)
+    for name, slot_names in _pairs(alone):
+        keys = {_SLOTS[slot]: alone.pop(last) for slot, last in slot_names.items()}
+        made += _parted(f"{prefix}.{name}".strip("."), keys, shapes)
+    for last, key in alone.items():
+        if last != "num_batches_tracked":
+            made.append(Unit(key, {"p0": key}, ("p", _squeezed(shapes[key]))))
+    return _with_biases(made, prefix, shapes)
+
+
+def _pairs(held: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Find ``weight`` and ``bias``, and what ends in them: ``in_proj_weight``."""
+    found = []
+    for last in held:
+        if last == "weight" or last.endswith("_weight"):
+            stem = last.removesuffix("weight")
+            mine = {slot: stem + slot for slot in _SLOTS if stem + slot in held}
+            found.append((stem.strip("_"), mine))
+    return found
+
+
+def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
+    shape = shapes[keys["w"]]
+    if len(shape) < 2:
+        label = ("n", shape) if "m" in keys else ("a", shape) if "b" in keys else ("p", _squeezed(shape))
+        return [Unit(name, keys if label[0] != "p" else {"p0": keys["w"]}, label)]
+    wide = shape[0]
+    each = torch.Size(shape[1:]).numel()
+    last = name.rpartition(".")[2]
+    roles = next((roles for token, roles in _FUSED.items() if last.endswith(token)), "")
+    if not roles or wide % len(roles):
+        return [Unit(name, keys, ("w", wide, each), role=role_of(name))]
+    part = wide // len(roles)
+    return [
+        Unit(name, keys, ("w", part, each), (i * part, (i + 1) * part), role) for i, role in enumerate(roles)
+    ]
+
+
+def _with_biases(units: list[Unit], prefix: str, shapes: Mapping[str, Shape]) -> list[Unit]:
+    """Give biases that stand alone, ``q_bias`` and ``v_bias``, to the layers that they belong to."""
+    fused = [unit for unit in units if unit.rows is not None or unit.role]
+    kept = []
+    for unit in units:
+        role = role_of(unit.name.rpartition(".")[2]) if "p0" in unit.keys else ""
+        owner = next((u for u in fused if u.role == role and "b" not in u.keys), None) if role else None
+        if owner is not None and unit.name.endswith("bias") and shapes[unit.keys["p0"]] == (owner.label[1],):
+            owner.keys = {**owner.keys, "b": unit.keys["p0"]}
+            if owner.rows is not None:
+                owner.keys["own bias"] = unit.keys["p0"]
+        else:
+            kept.append(unit)
+    return kept
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
+
+
+class Held:
+    """Operands of a state dict: every value is one of its tensors.
+
+    Args:
+        shapes: shapes of its tensors, by name.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self.offsets: dict[str, int] = {}
+        total = 0
+        for key, shape in shapes.items():
+            self.offsets[key] = total
+            total += torch.Size(shape).numel()
+        self._keys = list(shapes)
+        self._shapes = shapes
+
+    def value(self, key: str) -> int:
+        """Return the number that stands for a tensor."""
+        return self._keys.index(key)
+
+    def leaves(self, value: int) -> tuple[str, ...]:
+        """Name the tensor that a value is."""
+        return (self._keys[value],)
+
+    def of(self, value: int) -> Operand:
+        """Lay a value over its tensor."""
+        key = self._keys[value]
+        return Operand((key,), key, torch.empty(self._shapes[key], device="meta"))
+
+    def labels(self, operand: Operand) -> torch.Tensor:
+        """Return the label of every element."""
+        shape = self._shapes[operand.key]
+        return (torch.arange(torch.Size(shape).numel()) + self.offsets[operand.key]).reshape(shape)
+
+
+def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
+    """Make a place of every layer, so that what pairs places can pair them.
+
+    Args:
+        units: the layers.
+        shapes: shapes of the tensors, by name.
+
+    Returns:
+        The places, numbered as the layers are.
+    """
+    held = Held(shapes)
+    places = []
+    for number, unit in enumerate(units):
+        place = Place(number, str(unit.label[0]), (), -1, -1, [])
+        rows = None if unit.rows is None else torch.arange(*unit.rows)
+        own = unit.keys.get("own bias")
+        for slot, key in unit.keys.items():
+            if slot == "own bias":
+                continue
+            mine = None if slot == "b" and own else rows
+            place.slots[slot] = Slot(-1, held.value(key), _matrix if unit.label[0] == "w" and slot == "w" else _flat, mine)
+            place.shapes[slot] = unit.label[1:] if slot == "w" else None
+        places.append(place)
+    empty = Record((), (), (), {}, (), ())
+    return Places(places, held, empty, ())  # type: ignore[arg-type]  # it answers as operands do
+
+
+def _matrix(t: torch.Tensor) -> torch.Tensor:
+    return t.reshape(t.shape[0], -1)
+
+
+def _flat(t: torch.Tensor) -> torch.Tensor:
+    return t.reshape(-1)
