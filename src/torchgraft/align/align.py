@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import cast
 
 import attrs
@@ -11,11 +12,13 @@ from torch import nn
 
 from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Shape
 from torchgraft.align.match.behaviour import DriftError, Seen, confirmed, settled
+from torchgraft.align.match.from_state import proposed_from
 from torchgraft.align.match.finder import find_places
 from torchgraft.align.match.ledger import Ledger
 from torchgraft.align.match.places import Places
 from torchgraft.align.match.rest import aliases, constants, counters, unreached
 from torchgraft.align.match.structure import Proposal, proposed
+from torchgraft.align.match.units import places_of
 from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.deep.live import record_live
@@ -27,7 +30,7 @@ POLICIES = ("same_function", "same_shape")
 
 
 def align(
-    source: nn.Module,
+    source: nn.Module | Mapping[str, torch.Tensor],
     target: nn.Module,
     *,
     example: Example | None = None,
@@ -41,7 +44,8 @@ def align(
     what sees the same is the same. Neither model is changed.
 
     Args:
-        source: the model that has the weights.
+        source: the model that has the weights; or its state dict alone, which says less: what
+            neither shapes nor names nor an order that holds elsewhere decide is ambiguous.
         target: the model that needs them.
         example: an input that both take; one is made up where there is none.
         evidence: ``"behaviour"`` to run both; ``"structure"`` where they cannot be run, as
@@ -79,10 +83,13 @@ def align(
                 near=near(str(value), known),
                 write=f"align(..., {name}={literal(known[0])})",
             )
-    check_model(source)
     check_model(target)
+    if isinstance(source, Mapping):
+        return _from_state(source, _Side.of(target), arguments_for(target, target, example))
+    check_model(source)
     sides = _Side.of(source), _Side.of(target)
-    return _aligned(sides, arguments_for(source, target, example), evidence, policy)
+    arguments = arguments_for(source, target, example)
+    return _aligned(sides, arguments, evidence, policy, given=example is not None)
 
 
 @attrs.frozen(eq=False)
@@ -111,14 +118,16 @@ def _as_it_is(number: int, func: object, args: tuple[object, ...], kwargs: dict[
     return func(*args, **kwargs)  # type: ignore[operator]  # an operation
 
 
-def _aligned(sides: tuple[_Side, _Side], arguments: Arguments, evidence: str, policy: str) -> Alignment:
+def _aligned(
+    sides: tuple[_Side, _Side], arguments: Arguments, evidence: str, policy: str, *, given: bool
+) -> Alignment:
     meta = evidence == "structure" or any(t.is_meta for side in sides for t in side.tensors.values())
     if not meta:
         try:
             return _by_behaviour(sides, arguments, policy)
         except (DriftError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
             pass  # what cannot be run can be followed, and the entries say so
-    found = _followed(sides, arguments, meta=True)
+    found = _followed(sides, arguments, meta=True, given=given)
     proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
     seen = {t: Seen(p.source, p.rule, "structure", p.others) for t, p in proposals.items()}
     return _written(sides, found, seen)
@@ -134,18 +143,46 @@ def _by_behaviour(sides: tuple[_Side, _Side], arguments: Arguments, policy: str)
     return _written(sides, found, confirmed(*models, arguments, proposals, ready))
 
 
-def _followed(sides: tuple[_Side, _Side], arguments: Arguments, *, meta: bool) -> tuple[Places, Places]:
+def _from_state(source: Mapping[str, torch.Tensor], target: _Side, arguments: Arguments) -> Alignment:
+    """Align a state dict, of which there is no model, with a model."""
+    tensors = {key: value for key, value in source.items() if isinstance(value, torch.Tensor)}
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    floats = {key: shape for key, shape in shapes.items() if tensors[key].is_floating_point()}
+    try:
+        found = target.places(arguments, meta=True)
+    except Exception as error:
+        raise _unfollowed(error) from error
+    units, proposals = proposed_from(floats, found)
+    held = places_of(units, floats)
+    seen = {t: Seen(p.source, p.rule, "names", p.others) for t, p in proposals.items()}
+    return _written((_Side(nn.Module(), tensors, shapes), target), (held, found), seen)
+
+
+def _followed(
+    sides: tuple[_Side, _Side], arguments: Arguments, *, meta: bool, given: bool = True
+) -> tuple[Places, Places]:
     try:
         return sides[0].places(arguments, meta=meta), sides[1].places(arguments, meta=meta)
     except Exception as error:
         if not meta:
             raise
-        text = str(error).splitlines()
-        raise AnalysisError(
-            "the models do not both run on the example",
-            found=f"{type(error).__name__}: {text[0] if text else ''}"[:200],
-            write="align(source, target, example=torch.zeros(<an input both models take>))",
-        ) from error
+        if not given:  # one of them takes other inputs, as one with more channels does
+            with suppress(Exception):
+                return _alone(sides[0]), _alone(sides[1])
+        raise _unfollowed(error) from error
+
+
+def _unfollowed(error: Exception) -> AnalysisError:
+    text = str(error).splitlines()
+    return AnalysisError(
+        "the models do not both run on the example",
+        found=f"{type(error).__name__}: {text[0] if text else ''}"[:200],
+        write="align(source, target, example=torch.zeros(<an input both models take>))",
+    )
+
+
+def _alone(side: _Side) -> Places:
+    return side.places(arguments_for(side.model, side.model, None), meta=True)
 
 
 def _filled(

@@ -8,6 +8,7 @@ Children become shadows when they are reached, not before.
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import OrderedDict, deque
 from typing import Protocol
@@ -78,6 +79,9 @@ class Shadows:
                 me.plain[name] = value
             elif type(value) is types.MethodType and value.__self__ is source:
                 held[name] = types.MethodType(value.__func__, shadow)
+            elif type(value) is functools.partial and any(item is source for item in value.args):
+                args = [shadow if item is source else item for item in value.args]
+                held[name] = functools.partial(value.func, *args, **value.keywords)
             else:
                 held[name] = self._value(value)
         held[_MARK] = me

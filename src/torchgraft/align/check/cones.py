@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from torchgraft.align.check.reading import family, quiet
-from torchgraft.align.check.trail import Trail, apart
+from torchgraft.align.check.trail import Trail
+from torchgraft.align.match.places import Place
 from torchgraft.align.match.sequence import aligned
 from torchgraft.align.match.structure import Proposal
 
@@ -23,40 +24,66 @@ class Both:
         b: the run of the second.
         proposals: for places of the second model those of the first.
         least: within this, two values are the same.
+        ordered: of two values of one shape, the order counts.
     """
 
     a: Trail
     b: Trail
     proposals: Mapping[int, Proposal]
     least: float
+    ordered: bool
+
+    @property
+    def sides(self) -> tuple[Trail, Trail]:
+        """Both runs."""
+        return self.a, self.b
+
+    def agreeing(self) -> list[Place]:
+        """List the places with parameters of the second model that are given what their counterparts are."""
+        own = [(self.a.places.places[p.source], self.b.places.places[t]) for t, p in self.proposals.items()]
+        return [t for s, t in own if t.slots and self.apart(s.signal, t.signal) <= self.least]
 
     def known(self, value: int, side: int) -> bool:
         """Tell whether the other run has a value like one of this run."""
-        trail, other = (self.a, self.b) if side == 0 else (self.b, self.a)
-        return other.has(trail.marks.get(value), self.least)
+        trail, other = self.sides[side], self.sides[1 - side]
+        mark = trail.marks.get(value)
+        return mark is not None and other.has(mark, self.least, ordered=self.ordered)
 
     def apart(self, a: int, b: int) -> float:
         """Say how far a value of the first run is from one of the second."""
-        return apart(self.a.marks.get(a), self.b.marks.get(b))
+        one, other = self.a.marks.get(a), self.b.marks.get(b)
+        return float("inf") if one is None or other is None else one.apart(other, ordered=self.ordered)
 
-    def partings(self) -> Iterator[tuple[int, int]]:
+    def partings(self) -> Iterator[tuple[tuple[int, int], Pair]]:
         """Yield the pairs of values that should be the same and are not, in the order of the run.
 
-        A value that the other run has elsewhere was paired with the wrong one.
+        Each comes with the operations that it is for. A value that the other run has elsewhere
+        was paired with the wrong one.
         """
-        for a, b in self._meant():
+        for (a, b), users in self._meant():
             if not self.apart(a, b) <= self.least and not (self.known(a, 0) and self.known(b, 1)):
-                yield a, b
+                yield (a, b), users
 
     def cones(self, a: int, b: int) -> tuple[list[int], list[int]]:
         """Return the operations that made two values of what the runs share, in order."""
         return self._cone(a, 0), self._cone(b, 1)
 
-    def paired(self, ours: list[int], theirs: list[int], *, moves: bool) -> list[Pair]:
-        """Pair the operations of two cones, in order; where one has no counterpart, ``None``."""
+    def paired(self, ours: list[int], theirs: list[int], *, level: int) -> list[Pair]:
+        """Pair the operations of two cones, in order; where one has no counterpart, ``None``.
+
+        Args:
+            ours: operations of the first model.
+            theirs: operations of the second.
+            level: 0 for what computes with the signal; 1 for what moves it, too; 2 for what
+                computes with anything, with constants and parameters too; 3 for all.
+
+        Returns:
+            The pairs, in order.
+        """
         ops = self.a.record.ops, self.b.record.ops
-        mine = [n for n in ours if moves or not quiet(ops[0][n])]
-        yours = [n for n in theirs if moves or not quiet(ops[1][n])]
+        mine, yours = (
+            [n for n in held if self._counts(n, side, level)] for side, held in enumerate((ours, theirs))
+        )
         names = [family(ops[0][n], self.a) for n in mine], [family(ops[1][n], self.b) for n in yours]
         matched = aligned(*names, lambda i, j: float(names[0][i] == names[1][j]))
         made: list[Pair] = []
@@ -68,16 +95,22 @@ class Both:
             i, j = s + 1, t + 1
         return made
 
-    def _meant(self) -> Iterator[tuple[int, int]]:
+    def _counts(self, number: int, side: int, level: int) -> bool:
+        trail = self.sides[side]
+        op = trail.record.ops[number]
+        return (level >= 2 or trail.signals.issuperset(op.outputs)) and (level in (1, 3) or not quiet(op))
+
+    def _meant(self) -> Iterator[tuple[tuple[int, int], Pair]]:
         """Yield the values that structure says are the same: what paired places are given, and the ends."""
         for t, proposal in sorted(self.proposals.items()):
             source, target = self.a.places.places[proposal.source], self.b.places.places[t]
             if not proposal.others and source.signal >= 0 and target.signal >= 0:
-                yield source.signal, target.signal
-        yield from zip(self.a.record.outputs, self.b.record.outputs, strict=False)
+                yield (source.signal, target.signal), (source.op, target.op)
+        for ends in zip(self.a.record.outputs, self.b.record.outputs, strict=False):
+            yield ends, (None, None)
 
     def _cone(self, value: int, side: int) -> list[int]:
-        trail = (self.a, self.b)[side]
+        trail = self.sides[side]
         found: set[int] = set()
         stack = [value]
         while stack:

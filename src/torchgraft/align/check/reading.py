@@ -10,17 +10,19 @@ from torchgraft.align.match.operands import MOVES
 from torchgraft.graph.deep.record import Op, Ref
 
 # What a signal is seen as, and how it lies in memory, is no part of what is computed.
-_QUIET = MOVES - frozenset("slice select split split_with_sizes chunk unbind index index_select gather cat stack flip roll unfold".split())
-# Settings that change nothing in evaluation mode, or nothing but where and how numbers are held.
-_IDLE = frozenset(
-    "momentum output_mask cudnn_enabled cudnn_enable benchmark benchmark_enabled deterministic allow_tf32 dtype layout device "
-    "pin_memory memory_format non_blocking implicit output_padding half_to_float return_debug_mask compute_log_sumexp "
-    "alpha_ size".split()
+_TELLING = (
+    "slice select split split_with_sizes chunk unbind index index_select gather cat stack flip roll unfold"
 )
+_QUIET = MOVES - frozenset(_TELLING.split())
+# Settings that change nothing in evaluation mode, or nothing but where and how numbers are held.
+_UNHEEDED = (
+    "momentum output_mask cudnn_enabled cudnn_enable benchmark benchmark_enabled deterministic allow_tf32 "
+    "dtype layout device scales scales_h scales_w pin_memory memory_format non_blocking implicit "
+    "half_to_float return_debug_mask compute_log_sumexp"
+)
+_IDLE = frozenset(_UNHEEDED.split())
+_BARE = ("other", "exponent")
 _KINDS = ("linear", "conv", "norm")
-_SAID = {
-    "add": "add", "max_pool2d_with_indices": "max_pool2d", "_native_batch_norm_legit_no_training": "batch_norm",
-}  # fmt: skip
 
 
 @attrs.frozen
@@ -43,6 +45,8 @@ class Site:
 
 def name_of(op: Op) -> str:
     """Name an operation: ``layer_norm``."""
+    if op.name.startswith("bernoulli"):
+        return "dropout"
     name = op.name.strip("_").removeprefix("native_").removesuffix("_with_indices")
     if "batch_norm" in name:
         return "batch_norm"
@@ -66,11 +70,12 @@ def settings(op: Op, trail: Trail) -> dict[str, object]:
         return {}
     found: dict[str, object] = {}
     for place, argument in enumerate(op.func._schema.arguments):
-        value = op.args[place] if place < len(op.args) else op.kwargs.get(argument.name, argument.default_value)
-        if argument.name in _IDLE or _holds_tensors(value) or "Tensor" in str(argument.type):
-            if not isinstance(value, (bool, int, float)) or argument.name in _IDLE:
-                continue
-        found[argument.name] = _plain(argument.name, value, op, trail)
+        value = (
+            op.args[place] if place < len(op.args) else op.kwargs.get(argument.name, argument.default_value)
+        )
+        tensors = _holds_tensors(value) or "Tensor" in str(argument.type)
+        if argument.name not in _IDLE and (not tensors or isinstance(value, (bool, int, float))):
+            found[argument.name] = _plain(argument.name, value, op, trail)
     return found
 
 
@@ -78,7 +83,9 @@ def site_of(number: int, trail: Trail) -> Site:
     """Say where an operation stands."""
     op = trail.record.ops[number]
     keys = dict.fromkeys(key for value in op.inputs for key in keys_of(value, trail))
-    return Site(trail.record.scopes[op.scope].path, tuple(keys), family(op, trail))
+    kinds = [place.kind for place in trail.used.get(number, ()) if place.kind in _KINDS]
+    kind = kinds[0] if kinds else family(op, trail)
+    return Site(trail.record.scopes[op.scope].path, tuple(keys), kind)
 
 
 def keys_of(value: int, trail: Trail) -> tuple[str, ...]:
@@ -88,8 +95,11 @@ def keys_of(value: int, trail: Trail) -> tuple[str, ...]:
 
 
 def said(op: Op, trail: Trail) -> str:
-    """Write an operation with its numbers: ``leaky_relu(negative_slope=0.2)``."""
-    words = [f"{k}={v}" for k, v in settings(op, trail).items() if isinstance(v, float) or (k == "other" and v)]
+    """Write an operation with its numbers: ``leaky_relu(negative_slope=0.2)``, ``mul(0.5)``."""
+    told = {k: v for k, v in settings(op, trail).items() if isinstance(v, float) or k in _BARE}
+    if op.name.startswith("bernoulli"):
+        return f"dropout(p={1 - float(str(told['p'])):g})"
+    words = [f"{v:g}" if k in _BARE else f"{k}={v:g}" for k, v in told.items()]
     return f"{name_of(op)}({', '.join(words)})" if words else name_of(op)
 
 

@@ -53,6 +53,7 @@ class _Watched:
 
     def __init__(self, model: nn.Module, arguments: Arguments, found: Places) -> None:
         self.places = found.places
+        self.keys = found.keys
         self._record = found.record
         self.prints: dict[int, Print | None] = {}
         self.operands: dict[tuple[int, int], torch.Tensor] = {}
@@ -157,6 +158,7 @@ class _Lockstep:
         self.seen: dict[int, Seen] = {}
         self._source = source
         self._places = target.places
+        self._keys = target.keys
         self._record = target.record
         self._proposals = dict(proposals)
         self._claimed = {p.source: t for t, p in proposals.items()}
@@ -226,7 +228,8 @@ class _Lockstep:
                 self._claimed.pop(proposal.source, None)
                 return None
             return Seen(proposal.source, proposal.rule, "behaviour", proposal.others)
-        free = [s for s in tight if s not in self._claimed]
+        named = self._source.keys(proposal.source) == self._keys(place.number)
+        free = [s for s in tight if s not in self._claimed and not named]
         if best <= _SAME and len(tight) == 1 and free:
             return Seen(free[0], "input", "behaviour")
         return Seen(proposal.source, proposal.rule, "structure", proposal.others)

@@ -15,7 +15,9 @@ from torchgraft.align.match.places import Places
 from torchgraft.align.maps.pieces import summarise
 
 _UNSET = -3
-_ORDER = ("input", "place", "names", "order")
+# Rules and evidence, the weakest first.
+_RULES = ("order", "names", "role", "neighbour", "shape", "place", "input")
+_EVIDENCE = ("names", "structure", "behaviour")
 
 
 @attrs.define
@@ -71,7 +73,7 @@ class Ledger:
                 self._open(to, name, seen)
             elif there is not None:
                 self._pair((slot, to), (there, self._source.operands.of(there.value)), seen)
-            elif name == "b" and place.shapes["w"] == other.shapes.get("w"):
+            elif name == "b" and other.shapes.get("w") in (place.shapes["w"], None):
                 self._zeros(slot, to, seen)
 
     def _open(self, to: Operand, name: str, seen: Seen) -> None:
@@ -184,8 +186,8 @@ class Ledger:
                 continue
             entry = self._entry(key, draft)
             if entry is not None:
-                rule = next((r for r in reversed(_ORDER) if r in draft.rules), next(iter(draft.rules)))
-                weakest = "behaviour" if draft.evidence == {"behaviour"} else "structure"
+                rule = next(one for one in _RULES if one in draft.rules)
+                weakest = next(one for one in _EVIDENCE if one in draft.evidence)
                 yield attrs.evolve(entry, rule=rule, evidence=weakest)
 
     def _entry(self, key: str, draft: _Draft) -> Entry | None:

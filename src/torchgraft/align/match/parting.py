@@ -79,7 +79,7 @@ def _region(
 
 def _moves(record: Record, op: Op, inside: Set[int], signals: Set[int], leaves: Leaves) -> bool:
     mine = [value for value in op.inputs if value in signals]
-    if not all(value in inside for value in mine) or op.func is None:
+    if not mine or not all(value in inside for value in mine) or op.func is None:
         return False
     used = [value for value in op.inputs if leaves(value)]
     if used and not (op.name in ("add", "add_") and len(used) == 1):

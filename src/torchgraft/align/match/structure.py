@@ -92,17 +92,20 @@ class _Matcher:
             mine = [n for i in ours for n in self.source.segments[i].places]
             yours = [n for i in theirs for n in self.target.segments[i].places]
             layers = [sum(self._layer(n, known) for n in part) for part, known in ((mine, 0), (yours, 1))]
-            if sum(self._alike_layer(s, t) for t, s in found.items()) < 0.8 * min(layers):
+            kept = self._alike_layers(found)
+            if len(kept) < 0.8 * min(layers):
                 flat = self._altered(mine, yours)
-                if sum(self._alike_layer(s, t) for t, s in flat.items()) >= 0.8 * min(layers):
+                known = self._alike_layers(flat)
+                if len(known) >= 0.8 * min(layers) or kept < known:
                     found = flat
         self.made.update({t: Proposal(s, "order") for t, s in found.items()})
 
     def _layer(self, n: int, side: int) -> bool:
         return (self.source, self.target)[side].outlines[n][0] in _LAYERS
 
-    def _alike_layer(self, s: int, t: int) -> bool:
-        return self._layer(t, 1) and self.source.labels[s] == self.target.labels[t]
+    def _alike_layers(self, found: dict[int, int]) -> set[tuple[int, int]]:
+        alike = {(s, t) for t, s in found.items() if self.source.labels[s] == self.target.labels[t]}
+        return {(s, t) for s, t in alike if self._layer(t, 1)}
 
     def related(self) -> bool:
         """Tell whether one model is the other, altered, and not one that has some like layers."""
@@ -113,12 +116,15 @@ class _Matcher:
         if alike < _ALIKE * len(own):
             return False
         paired = sum(self._layer(t, 1) for t in self.made)
-        if paired >= _RELATED * min(layers):
+        if paired >= RELATED * min(layers):
             return True
         used = [sum(bool(chain.places[n].slots) for n in chain.live) for chain in chains]
-        named = sum(self.names[0](self.made[t].source) == self.names[1](t) for t in own)
+        named = {t for t in own if self.names[0](self.made[t].source) == self.names[1](t)}
+        alike = sum(self.source.labels[self.made[t].source] == self.target.labels[t] for t in named)
+        if alike >= _NAMED * min(used):
+            return True
         joins = [Counter(k[0] for k in chain.outlines.values() if k[0] in _JOINS) for chain in chains]
-        return bool(joins[0]) and joins[0] == joins[1] and named >= 0.9 * len(own) > 0.25 * min(used)
+        return bool(joins[0]) and joins[0] == joins[1] and len(named) >= 0.9 * len(own) > 0.25 * min(used)
 
     def stretch(self) -> None:
         """Pair segments without a counterpart with that of the last of their like before them."""
@@ -231,7 +237,9 @@ class _Matcher:
 _LAYERS = ("linear", "conv")
 _JOINS = ("add", "mul", "cat", "product", "join")
 # The share of the smaller model's layers that the larger one has to have, in order.
-_RELATED = 0.85
+RELATED = 0.85
+# Or the share of it that has the same names and widths.
+_NAMED = 0.6
 # The share of what is paired that has the same widths.
 _ALIKE = 0.1
 

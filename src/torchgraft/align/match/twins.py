@@ -39,7 +39,7 @@ def told_by_names(source: Sequence[Names], target: Sequence[Names]) -> list[int]
 
 def _alike(one: Mark, other: Mark) -> float:
     """Count the words that two names share; a word and its beginning are shared in half."""
-    ours, theirs = ({word for name in mark for word in name} for mark in (one, other))
+    ours, theirs = ({word for name in mark for word in name if not word.isdigit()} for mark in (one, other))
     if not ours or not theirs:
         return float(not ours and not theirs)
     common = len(ours & theirs)

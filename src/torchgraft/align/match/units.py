@@ -33,13 +33,15 @@ class Unit:
         rows: of a layer that does the work of several, the rows of this one.
         role: what it does in attention: ``q``, ``k``, ``v`` or nothing.
         label: what it has to have in common with its counterpart.
+        own_bias: its bias is not a part of that of the layer that does the work of several.
     """
 
     name: str
     keys: dict[str, str]
     label: tuple[object, ...]
-    rows: tuple[int, int] | None = None
+    rows: torch.Tensor | None = None
     role: str = ""
+    own_bias: bool = False
 
 
 def words(name: str) -> tuple[str, ...]:
@@ -74,8 +76,9 @@ def units_of(shapes: Mapping[str, Shape]) -> list[Unit]:
     made: list[Unit] = []
     for prefix, held in groups.items():
         made += _layers(prefix, held, shapes)
+    made = _with_biases(made, shapes)
     order = {key: i for i, key in enumerate(shapes)}
-    return sorted(made, key=lambda unit: (min(order[key] for key in unit.keys.values()), unit.rows or (0, 0)))
+    return sorted(made, key=lambda unit: (min(order[key] for key in unit.keys.values()), -1 if unit.rows is None else int(unit.rows[0])))
 
 
 def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
@@ -87,7 +90,7 @@ def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -
     for last, key in alone.items():
         if last != "num_batches_tracked":
             made.append(Unit(key, {"p0": key}, ("p", _squeezed(shapes[key]))))
-    return _with_biases(made, prefix, shapes)
+    return made
 
 
 def _pairs(held: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
@@ -103,8 +106,9 @@ def _pairs(held: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
 
 def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
     shape = shapes[keys["w"]]
-    if len(shape) < 2:
-        label = ("n", shape) if "m" in keys else ("a", shape) if "b" in keys else ("p", _squeezed(shape))
+    if len(_squeezed(shape)) < 2 and max(shape, default=1) == torch.Size(shape).numel() and not _matrix_like(keys, shapes):
+        flat = (torch.Size(shape).numel(),)
+        label = ("n", flat) if "m" in keys else ("a", flat) if "b" in keys else ("p", _squeezed(shape))
         return [Unit(name, keys if label[0] != "p" else {"p0": keys["w"]}, label)]
     wide = shape[0]
     each = torch.Size(shape[1:]).numel()
@@ -114,21 +118,27 @@ def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> lis
         return [Unit(name, keys, ("w", wide, each), role=role_of(name))]
     part = wide // len(roles)
     return [
-        Unit(name, keys, ("w", part, each), (i * part, (i + 1) * part), role) for i, role in enumerate(roles)
+        Unit(name, keys, ("w", part, each), torch.arange(i * part, (i + 1) * part), role)
+        for i, role in enumerate(roles)
     ]
 
 
-def _with_biases(units: list[Unit], prefix: str, shapes: Mapping[str, Shape]) -> list[Unit]:
+def _matrix_like(keys: Mapping[str, str], shapes: Mapping[str, Shape]) -> bool:
+    """Tell a layer with one output, or one input, from a scale: its bias has another size."""
+    shape = shapes[keys["w"]]
+    return len(shape) in (2, 4) and "b" in keys and shapes[keys["b"]] != shape and shape[0] == shapes[keys["b"]][0]
+
+
+def _with_biases(units: list[Unit], shapes: Mapping[str, Shape]) -> list[Unit]:
     """Give biases that stand alone, ``q_bias`` and ``v_bias``, to the layers that they belong to."""
-    fused = [unit for unit in units if unit.rows is not None or unit.role]
+    owners = {(unit.name.rpartition(".")[0], unit.role): unit for unit in units if unit.role}
     kept = []
     for unit in units:
-        role = role_of(unit.name.rpartition(".")[2]) if "p0" in unit.keys else ""
-        owner = next((u for u in fused if u.role == role and "b" not in u.keys), None) if role else None
-        if owner is not None and unit.name.endswith("bias") and shapes[unit.keys["p0"]] == (owner.label[1],):
+        home, _, last = unit.name.rpartition(".")
+        owner = owners.get((home, role_of(last))) if last.endswith("bias") and "p0" in unit.keys else None
+        if owner is not None and "b" not in owner.keys and shapes[unit.keys["p0"]] == (owner.label[1],):
             owner.keys = {**owner.keys, "b": unit.keys["p0"]}
-            if owner.rows is not None:
-                owner.keys["own bias"] = unit.keys["p0"]
+            owner.own_bias = owner.rows is not None
         else:
             kept.append(unit)
     return kept
@@ -187,14 +197,13 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
     places = []
     for number, unit in enumerate(units):
         place = Place(number, str(unit.label[0]), (), -1, -1, [])
-        rows = None if unit.rows is None else torch.arange(*unit.rows)
-        own = unit.keys.get("own bias")
         for slot, key in unit.keys.items():
-            if slot == "own bias":
-                continue
-            mine = None if slot == "b" and own else rows
-            place.slots[slot] = Slot(-1, held.value(key), _matrix if unit.label[0] == "w" and slot == "w" else _flat, mine)
-            place.shapes[slot] = unit.label[1:] if slot == "w" else None
+            rows = None if slot == "b" and unit.own_bias else unit.rows
+            form = _matrix if unit.label[0] == "w" and slot == "w" else _plain if slot[0] == "p" else _flat
+            place.slots[slot] = Slot(-1, held.value(key), form, rows)
+            place.shapes[slot] = None
+        if "p0" in place.slots:  # a tensor alone may scale as well as be added
+            place.slots["w"] = place.slots["p0"]
         places.append(place)
     empty = Record((), (), (), {}, (), ())
     return Places(places, held, empty, ())  # type: ignore[arg-type]  # it answers as operands do
@@ -202,6 +211,10 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
 
 def _matrix(t: torch.Tensor) -> torch.Tensor:
     return t.reshape(t.shape[0], -1)
+
+
+def _plain(t: torch.Tensor) -> torch.Tensor:
+    return t.squeeze()
 
 
 def _flat(t: torch.Tensor) -> torch.Tensor:

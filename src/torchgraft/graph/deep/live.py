@@ -44,6 +44,7 @@ def record_live(
     *,
     meta: bool = False,
     state: Mapping[str, torch.Tensor] | None = None,
+    double: bool = False,
 ) -> Record:
     """Run a model in evaluation mode, one operation at a time, and record what it does.
 
@@ -53,12 +54,13 @@ def record_live(
         step: runs an operation, or does something else in its place.
         meta: compute nothing: all tensors are on the meta device.
         state: tensors to use in the place of some of the model's, by name.
+        double: hand out the model's floating-point tensors in double precision.
 
     Returns:
         The record, numbered as that of any other run of the same model.
     """
     values = Values() if meta else _Passing()
-    recorder = _OnMeta(values, training=False) if meta else _Live(values, training=False)
+    recorder = _OnMeta(values, training=False) if meta else _Live(values, double=double)
     shadow = Shadows(recorder).of(model)
     args, kwargs = arguments
     with _apart(), fresh_caches(model), torch.device("meta") if meta else _nothing():
@@ -91,32 +93,38 @@ class _OnMeta(Scopes):
 class _Live(_OnMeta):
     """Hand out lazy clones in the place of the model's tensors."""
 
-    def __init__(self, values: Values, *, training: bool) -> None:
-        super().__init__(values, training=training)
+    def __init__(self, values: Values, *, double: bool) -> None:
+        super().__init__(values, training=False)
+        self._double = double
         self._clones: dict[int, torch.Tensor] = {}
 
     def ready(self, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if name in state:
-                self._clones[id(tensor)] = _like(tensor, state[name])
+                self._clones[id(tensor)] = self._of(tensor, _like(tensor, state[name]))
         super().ready(model, state)
 
     def convert(self, tensor: torch.Tensor) -> torch.Tensor:
         known = self._clones.get(id(tensor))
         if known is None:
-            known = cow(tensor)
-            if isinstance(tensor, nn.Parameter):
-                known = nn.Parameter(known, requires_grad=tensor.requires_grad)
-            self._clones[id(tensor)] = known
+            known = self._clones[id(tensor)] = self._of(tensor, cow(tensor))
         return known
+
+    def _of(self, tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Make what stands for a tensor of the model."""
+        value = value.double() if self._double and value.is_floating_point() else value
+        return (
+            nn.Parameter(value, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else value
+        )
 
     def noted(self, value: object) -> object:  # noqa: ARG002 - nothing is kept of real values
         return None
 
 
 def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    held = value.detach().to(device=tensor.device, dtype=tensor.dtype)
-    return nn.Parameter(held, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else held
+    return value.detach().to(device=tensor.device, dtype=tensor.dtype)
 
 
 class _Steps(Ops):
