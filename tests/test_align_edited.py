@@ -169,6 +169,20 @@ def test_an_inserted_convolution_is_new(place, where, neutral, evidence):
 
 
 @both
+def test_layers_put_into_a_model_without_weights_are_new(evidence):
+    """Its norms change nothing yet, and are no less what they are."""
+    torch.manual_seed(0)
+    added = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64))
+    fresh = models.resnet18(num_classes=10).eval()
+    found = align(
+        resnet(), pipe(fresh, inject("layer1", added, name="added")), example=images(SHAPE), evidence=evidence
+    )
+    assert not not_itself(found)
+    assert not lost(found)
+    assert {key.split(".")[-3] for key in found.missing} == {"added"}
+
+
+@both
 @pytest.mark.parametrize(
     "name",
     [

@@ -11,7 +11,7 @@ from alignments import SOURCE, every, state
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from torchgraft.align.files import container, streaming
+from torchgraft.align.files import container, rewrite, streaming
 from torchgraft.align.alignment import Alignment, Entry, Part
 from torchgraft.align.files.container import listing
 from torchgraft.align.files.rewrite import apply_to_file
@@ -209,7 +209,7 @@ def test_a_file_cut_while_it_is_read(tmp_path, monkeypatch):
     save_file(state(), source)
     told = listing(source)
     os.truncate(source, 700)
-    monkeypatch.setattr("torchgraft.align.files.rewrite.listing", lambda path: told)
+    monkeypatch.setattr(rewrite, "listing", lambda path: told)
     assert refused(CheckpointError, every(), source, tmp_path / "b.safetensors") == (
         "'a.safetensors' became shorter while it was read\n  write  a fresh copy of the file"
     )

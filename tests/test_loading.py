@@ -96,7 +96,9 @@ def test_what_is_excluded_stays():
     assert equal(result, source.state_dict(), report.loaded)
     assert equal(result, target.state_dict(), report.excluded)
     assert str(report) == (
-        "loaded 100.0 % of parameters (120 of 120 tensors); 2 excluded\n  excluded    fc.weight, fc.bias"
+        "loaded 100.0 % of parameters (120 of 120 tensors); 2 excluded\n"
+        "  found by    behaviour 120\n"
+        "  excluded    fc.weight, fc.bias"
     )
 
 

@@ -1,6 +1,9 @@
 """Functional, immutable surgery for PyTorch vision models."""
 
 from torchgraft import blocks as blocks
+from torchgraft.align.align import align as align
+from torchgraft.align.alignment import Alignment as Alignment
+from torchgraft.align.files.rewrite import apply_to_file as apply_to_file
 from torchgraft.align.load.accounts import load_report as load_report
 from torchgraft.align.load.checkpoints import read_checkpoint as read_checkpoint
 from torchgraft.edits.adapt_input import adapt_input as adapt_input
@@ -43,8 +46,11 @@ from torchgraft.transform import pipe as pipe
 from torchgraft.transform import trace as trace
 
 __all__ = [
+    "Alignment",
     "GraftError",
     "adapt_input",
+    "align",
+    "apply_to_file",
     "at",
     "blocks",
     "compose",

@@ -123,10 +123,8 @@ def _aligned(
 ) -> Alignment:
     meta = evidence == "structure" or any(t.is_meta for side in sides for t in side.tensors.values())
     if not meta:
-        try:
+        with suppress(DriftError):  # what cannot be run can be followed, and the entries say so
             return _by_behaviour(sides, arguments, policy)
-        except (DriftError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
-            pass  # what cannot be run can be followed, and the entries say so
     found = _followed(sides, arguments, meta=True, given=given)
     proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
     seen = {t: Seen(p.source, p.rule, "structure", p.others) for t, p in proposals.items()}
@@ -165,7 +163,7 @@ def _followed(
         return sides[0].places(arguments, meta=meta), sides[1].places(arguments, meta=meta)
     except Exception as error:
         if not meta:
-            raise
+            raise DriftError from error
         if not given:  # one of them takes other inputs, as one with more channels does
             with suppress(Exception):
                 return _alone(sides[0]), _alone(sides[1])
@@ -207,14 +205,15 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
         return Alignment(source.shapes, target.shapes, ())
     _sort(counters(*found, seen, tensors), entries, ambiguous)
     entries.update({e.target: e for e in aliases(tensors, entries)})
-    known = {*entries, *mismatched, *ambiguous}
-    entries.update((e.target, e) for e in constants(tensors, [k for k in target.shapes if k not in known]))
+    reached = [one.used(range(len(one.places))) for one in found]
+    known = {*entries, *mismatched, *ambiguous} | reached[1]
+    tables = [k for k in source.shapes if k not in reached[0]], [k for k in target.shapes if k not in known]
+    entries.update((e.target, e) for e in constants(tensors, tables))
     known |= {*entries}
-    reached = found[0].used(range(len(found[0].places))), found[1].used(range(len(found[1].places)))
-    taken = {key for entry in entries.values() for key in entry.keys}
+    taken = reached[0] | {key for entry in entries.values() for key in entry.keys}
     left = (
-        [k for k, t in source.tensors.items() if k not in reached[0] | taken and isinstance(t, nn.Parameter)],
-        [k for k, t in target.tensors.items() if k not in reached[1] | known and isinstance(t, nn.Parameter)],
+        [k for k, t in source.tensors.items() if k not in taken and isinstance(t, nn.Parameter)],
+        [k for k, t in target.tensors.items() if k not in known and isinstance(t, nn.Parameter)],
     )
     _sort(unreached(tensors, left), entries, ambiguous)
     return Alignment(
@@ -237,6 +236,9 @@ def _sort(
 
 
 def arguments_for(source: nn.Module, target: nn.Module, example: Example | None) -> Arguments:
+    device = next((p.device for p in target.parameters()), torch.device("cpu"))
+    if isinstance(example, torch.Tensor) and example.is_meta:
+        return (_drawn(example, device),), {}
     if example is not None:
         return arguments_of(example)
     first: AnalysisError | None = None
@@ -246,10 +248,14 @@ def arguments_for(source: nn.Module, target: nn.Module, example: Example | None)
         except AnalysisError as error:
             first = first or error
             continue
-        draws = torch.Generator().manual_seed(0)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        if device.type == "meta" or not guess.is_floating_point():
-            return (torch.zeros_like(guess, device=device),), {}
-        return (torch.randn(guess.shape, generator=draws, dtype=torch.float32).to(device, guess.dtype),), {}
+        return (_drawn(guess, device),), {}
     assert first is not None
     raise first
+
+
+def _drawn(like: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Make up values for a tensor of which only the shape is known."""
+    if device.type == "meta" or not like.is_floating_point():
+        return torch.zeros_like(like, device=device)
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, generator=draws, dtype=torch.float32).to(device, like.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 
@@ -97,7 +96,9 @@ class Verdict:
             more = "" if self.larger is None else f"; far more at {self.larger.place}: {self.larger.why}"
             return f"{said}: first at {self.divergence}{more}"
         agree = self.structure is not None and self.error <= self.tolerance
-        return said if agree else f"{said}; no site was found where they part"
+        if agree:
+            return said + "".join(f"; {o.name} is the same" for o in self.outputs if o.name)
+        return f"{said}; no site was found where they part"
 
 
 def verify(
@@ -187,8 +188,13 @@ class _Runs:
 
     def parting(self, *least: float) -> Divergence | None:
         a, b = self._trails
-        ways = itertools.product((self._alike, not self._alike), least)
-        return diverged([Both(a, b, self._proposals, near, ordered) for ordered, near in ways])
+        first: Divergence | None = None
+        for ordered in (self._alike, not self._alike):
+            found = diverged([Both(a, b, self._proposals, near, ordered) for near in least])
+            if found is not None and found.reasons:
+                return found
+            first = first or found
+        return first
 
 
 def _outputs(name: str, runner: Runner) -> dict[Way, torch.Tensor]:
@@ -214,11 +220,20 @@ def _compared(
     if len(a) == len(b) == 1:
         (way, one), (other,) = next(iter(a.items())), b.values()
         return (_output(way, one, other),), None
-    both = tuple(_output(way, a[way], b[way]) for way in a if way in b)
+    both = tuple(_output(way, a[way], b[way]) for way in a if way in b) or _nearest(a, b)
     if a.keys() == b.keys():
         return both, None
     first, second = (", ".join(map(_named, held)) or "nothing" for held in (a, b))
     return both, Difference("outputs", first, second)
+
+
+def _nearest(a: Mapping[Way, torch.Tensor], b: Mapping[Way, torch.Tensor]) -> tuple[Output, ...]:
+    """Compare a single output with the nearest of several."""
+    if len(a) == 1:
+        made = [_output(way, one, other) for one in a.values() for way, other in b.items()]
+    else:
+        made = [_output(way, one, other) for way, one in a.items() for other in b.values()]
+    return (min(made, key=lambda output: output.error),) if made and 1 in (len(a), len(b)) else ()
 
 
 def _output(way: Way, one: torch.Tensor, other: torch.Tensor) -> Output:

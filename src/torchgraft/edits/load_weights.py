@@ -41,7 +41,9 @@ class LoadWeights(Transform):
     def _edit(self, draft: Draft) -> None:
         held = opened(self.source, ema=self.ema) if isinstance(self.source, str) else self.source
         checkpoint, alignment = aligned(held, draft, by=self.by, policy=self.policy)
-        terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan)
+        # A model of one's own tells what each tensor does; a state dict may leave it open.
+        decided = self.by == "structure" and not isinstance(held, Donor)
+        terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan, decided)
         keep_report(draft, load(draft, checkpoint, alignment, terms))
 
 

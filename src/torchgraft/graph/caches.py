@@ -76,10 +76,10 @@ _PLAIN = ("builtins", "torch", "typing", "abc")
 
 def _inside(value: object, depth: int = 2) -> Iterator[_Cached]:
     """Yield the cache that a function is, wraps or closes over."""
+    value = getattr(value, "__func__", value)
     if isinstance(value, _Cached):
         yield value
         return
-    value = getattr(value, "__func__", value)
     if depth and inspect.isfunction(value):
         for cell in value.__closure__ or ():
             try:

@@ -52,7 +52,7 @@ class Draft(Tree):
     def __init__(self, model: nn.Module, example: Example | None = None) -> None:
         super().__init__(Cloner(model).module(model))
         self.example = example if example is not None else getattr(model, EXAMPLE, None)
-        self.runs = Runs(self._runnable, self.example)
+        self.runs = Runs(self.runnable, self.example)
         self.opened: list[str] = []
         self.before: dict[str, tuple[str, ...]] = {}
         self.unfollowed: TraceError | None = None
@@ -217,7 +217,7 @@ class Draft(Tree):
 
     def rerun(self) -> None:
         """Forget what runs told; the next one is of the model as edited so far."""
-        self.runs = Runs(self._runnable, self.example)
+        self.runs = Runs(self.runnable, self.example)
 
     # Inside ------------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class Draft(Tree):
         near = f"{path}.{names[-1]}" if names else path.rpartition(".")[0]
         return f': "{near}"' if near else ""
 
-    def _runnable(self) -> nn.Module:
+    def runnable(self) -> nn.Module:
         """Bring generated code up to date, for a run in the middle of the editing."""
         self._compile()
         return self.root

@@ -24,13 +24,14 @@ _SAME = 1e-7
 _FEW = 4
 
 
-def differences(both: Both, a: int | None, b: int | None) -> list[Difference]:
+def differences(both: Both, a: int | None, b: int | None, *, above: bool = True) -> list[Difference]:
     """Say what two operations do differently.
 
     Args:
         both: the two runs.
         a: number of the operation of the first.
         b: of the second.
+        above: where both take something else, say what those who made it do differently.
 
     Returns:
         The differences, each once; none if there is no pair.
@@ -45,7 +46,7 @@ def differences(both: Both, a: int | None, b: int | None) -> list[Difference]:
     for s, t in _mates(both, *places):
         found += _weights(both, s, t)
     if len(one.inputs) == len(other.inputs):
-        found += _inputs(both, one, other, weights=not any(places))
+        found += _inputs(both, one, other, weights=not any(places), above=above)
     return _joined(found)
 
 
@@ -100,7 +101,7 @@ def _moved(both: Both, tensor: torch.Tensor | None, key: str | None) -> Iterator
             return
 
 
-def _inputs(both: Both, one: Op, other: Op, *, weights: bool) -> Iterator[Difference]:
+def _inputs(both: Both, one: Op, other: Op, *, weights: bool, above: bool) -> Iterator[Difference]:
     """Compare where two operations take their tensors from."""
     if name_of(one) in _COMMUTE and all(any(_same(both, a, b) for b in other.inputs) for a in one.inputs):
         return
@@ -113,7 +114,7 @@ def _inputs(both: Both, one: Op, other: Op, *, weights: bool) -> Iterator[Differ
                 yield Difference("parameter", ", ".join(keys[0]), ", ".join(keys[1]), both.apart(a, b))
         elif both.known(a, 0) and both.known(b, 1) and not any(keys):
             made = origin(both, a, 0), origin(both, b, 1)
-            yield from _taken(both, *made) or [
+            yield from (_taken(both, *made) if above else []) or [
                 Difference("input", _from(both, made[0], 0), _from(both, made[1], 1))
             ]
 
@@ -123,7 +124,7 @@ def _taken(both: Both, a: int | None, b: int | None) -> list[Difference]:
     if a is None or b is None:
         return []
     kinds = family(both.a.record.ops[a], both.a), family(both.b.record.ops[b], both.b)
-    return differences(both, a, b) if kinds[0] == kinds[1] else []
+    return differences(both, a, b, above=False) if kinds[0] == kinds[1] else []
 
 
 def _same(both: Both, a: int, b: int) -> bool:

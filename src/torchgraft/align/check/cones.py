@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -58,10 +58,12 @@ class Both:
         """Yield the pairs of values that should be the same and are not, in the order of the run.
 
         Each comes with the operations that it is for. A value that the other run has elsewhere
-        was paired with the wrong one.
+        was paired with the wrong one; and where no way leads to an output but through values
+        that the runs share, the models only write the same thing differently.
         """
+        late = [self._values(self.sides[side].record.outputs, side) for side in (0, 1)]
         for (a, b), users in self._meant():
-            if not self.apart(a, b) <= self.least and not (self.known(a, 0) and self.known(b, 1)):
+            if (a in late[0] or b in late[1]) and not self.apart(a, b) <= self.least:
                 yield (a, b), users
 
     def cones(self, a: int, b: int) -> tuple[list[int], list[int]]:
@@ -104,22 +106,27 @@ class Both:
         """Yield the values that structure says are the same: what paired places are given, and the ends."""
         for t, proposal in sorted(self.proposals.items()):
             source, target = self.a.places.places[proposal.source], self.b.places.places[t]
-            if not proposal.others and source.signal >= 0 and target.signal >= 0:
+            # Where signals meet, either may come first; what comes of them is given to the next.
+            alone = len(source.parents) == len(target.parents) == 1
+            if not proposal.others:
                 yield (source.signal, target.signal), (source.op, target.op)
         for ends in zip(self.a.record.outputs, self.b.record.outputs, strict=False):
             yield ends, (None, None)
 
     def _cone(self, value: int, side: int) -> list[int]:
+        return sorted({self.sides[side].maker[one] for one in self._values([value], side)})
+
+    def _values(self, ends: Iterable[int], side: int) -> set[int]:
+        """Return the values that some are made of, as far back as the other run does not have them."""
         trail = self.sides[side]
         found: set[int] = set()
-        stack = [value]
+        stack = list(ends)
         while stack:
             one = stack.pop()
-            op = trail.maker.get(one)
-            if op is not None and op not in found and not self.known(one, side):
-                found.add(op)
-                stack += trail.record.ops[op].inputs
-        return sorted(found)
+            if one in trail.maker and one not in found and not self.known(one, side):
+                found.add(one)
+                stack += trail.record.ops[trail.maker[one]].inputs
+        return found
 
 
 def pick(pairs: list[Pair], differs: Callable[[Pair], bool]) -> list[Pair]:

@@ -18,37 +18,23 @@ _WIDE: Mapping[torch.dtype, torch.dtype] = {
 }
 
 
-class Doubled:
-    """Give the tensors of a run their twins in double precision."""
+def widened(value: object) -> object:
+    """Return a nested value with wide tensors, and wide dtypes, where they were narrow.
 
-    def __init__(self) -> None:
-        # A tensor is kept with its twin: what is written into a parameter has to be there later.
-        self._twins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    Args:
+        value: a tensor, a dtype, or anything that holds some.
 
-    def widened(self, value: object, *, keep: bool = True) -> object:
-        """Return a nested value with wide tensors and wide dtypes.
+    Returns:
+        The value; what was wide or is no floating-point number is as it was.
 
-        Args:
-            value: a tensor, or anything that holds some.
-            keep: give for a tensor that comes again the same twin again.
-
-        Returns:
-            The value, with other tensors and dtypes where they were narrow.
-        """
-        if isinstance(value, torch.Tensor):
-            return self._twin(value, keep=keep) if value.dtype in _WIDE else value
-        if isinstance(value, torch.dtype):
-            return _WIDE.get(value, value)
-        if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-            return type(value)(self.widened(item, keep=keep) for item in value)
-        if isinstance(value, dict):
-            return {key: self.widened(item, keep=keep) for key, item in value.items()}
-        return value
-
-    def _twin(self, tensor: torch.Tensor, *, keep: bool) -> torch.Tensor:
-        if not keep:
-            return tensor.to(_WIDE[tensor.dtype])
-        known = self._twins.get(id(tensor))
-        if known is None:
-            known = self._twins[id(tensor)] = tensor, tensor.detach().to(_WIDE[tensor.dtype])
-        return known[1]
+    Example:
+        >>> widened(({"dtype": torch.float32}, 1))
+        ({'dtype': torch.float64}, 1)
+    """
+    if isinstance(value, torch.Tensor):
+        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
+    if isinstance(value, torch.dtype):
+        return _WIDE.get(value, value)
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(map(widened, value))
+    return {key: widened(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -21,7 +21,7 @@ def diverged(runs: Sequence[Both]) -> Divergence | None:
     What computes is looked at first; then what moves values; then what is made of constants.
 
     Args:
-        runs: the two runs, with what is taken for the same in several ways, the best first.
+        runs: the two runs, with what is taken for the same within several bounds, the best first.
 
     Returns:
         The first site with a reason; without any, the first; ``None`` where all is the same.

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.align.check.doubled import Doubled
+from torchgraft.align.check.doubled import widened
 from torchgraft.align.match.finder import find_places
 from torchgraft.align.match.places import Place, Places
 from torchgraft.align.match.prints import Print, print_of
@@ -93,8 +93,6 @@ class Runner:
         return found
 
     def _run(self, before: Before, after: After | None = None) -> Record:
-        doubled = Doubled()
-
         def step(
             number: int,
             func: Callable[..., object],
@@ -103,17 +101,17 @@ class Runner:
             values: tuple[int, ...],
         ) -> object:
             if self.double:
-                args, kwargs = doubled.widened(args), doubled.widened(kwargs)  # type: ignore[assignment]  # of one kind
+                args, kwargs = widened(args), widened(kwargs)  # type: ignore[assignment]  # of one kind
             before(dict(zip(values, tensors_in((args, kwargs)), strict=True)))
             output = func(*args, **kwargs)
-            output = doubled.widened(output, keep=False) if self.double else output
+            output = widened(output) if self.double else output
             if after is not None:
                 after(number, output, written=func._schema.is_mutable)  # type: ignore[attr-defined]  # an operation
             return output
 
         arguments = self.arguments
         if self.double:
-            arguments = doubled.widened(arguments)  # type: ignore[assignment]  # of one kind
+            arguments = widened(arguments)  # type: ignore[assignment]  # of one kind
         return record_live(self.model, arguments, step, state=self.state, double=self.double)
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from torchgraft.align.maps.apply import check_sources, made
 from torchgraft.align.load.checkpoints import Checkpoint
 from torchgraft.align.load.initialise import initialise
 from torchgraft.align.load.tensors import Held, excluded, tensors_of, ties, write
-from torchgraft.errors import CheckpointError, CoverageError
+from torchgraft.errors import AlignmentError, CheckpointError, CoverageError
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector
 from torchgraft.text import literal, plural
@@ -32,6 +32,7 @@ class Terms:
         min_coverage: share of the model's tensors that has to be loaded.
         init: initialiser for what is not loaded; ``None`` to leave it as it is.
         allow_nan: load values that are not finite.
+        decided: refuse where the source does not decide which tensor is which.
     """
 
     exclude: tuple[Selector, ...] = ()
@@ -39,6 +40,7 @@ class Terms:
     min_coverage: float = 0.5
     init: str | None = None
     allow_nan: bool = False
+    decided: bool = False
 
 
 def load(draft: Draft, checkpoint: Checkpoint, alignment: Alignment, terms: Terms) -> LoadReport:
@@ -167,9 +169,17 @@ def _check(report: LoadReport, terms: Terms) -> None:
     """Hold a loading against its terms.
 
     Raises:
+        AlignmentError: it is not decided which tensor is which.
         CheckpointError: values are not finite.
         CoverageError: less is filled than was asked for.
     """
+    if terms.decided and report.ambiguous:
+        keys = [one.target for one in report.ambiguous]
+        raise AlignmentError(
+            f"names and shapes do not decide what {plural(len(keys), 'tensor')} of the model stand for",
+            found=", ".join(keys[:4]) + ", ..." * (len(keys) > 4),
+            write="transfer(<a model with these weights>, <this model>), or exclude=[...] to leave them as they are",
+        )
     if report.nan and not terms.allow_nan:
         raise CheckpointError(
             f"{plural(len(report.nan), 'tensor')} would hold values that are not finite",

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 from torch import nn
 
+from torchgraft.align.align import align
 from torchgraft.align.alignment import Alignment
 from torchgraft.align.load.by_names import by_names
 from torchgraft.align.load.checkpoints import Checkpoint, opened
@@ -76,8 +77,8 @@ def aligned(
     source: Checkpoint | Donor,
     draft: Draft,
     *,
-    by: str,  # noqa: ARG001 - for the alignment by structure
-    policy: str,  # noqa: ARG001 - for the alignment by structure
+    by: str,
+    policy: str,
 ) -> tuple[Checkpoint, Alignment]:
     """Return the tensors of a source, and which of them the tensors of a model are made from.
 
@@ -95,4 +96,7 @@ def aligned(
         checkpoint = Checkpoint({key: held.tensor for key, held in tensors_of(source.module).items()})
     else:
         checkpoint = source.for_keys(target)
+    if by == "structure":
+        given = source.module if isinstance(source, Donor) else checkpoint.tensors
+        return checkpoint, align(given, draft.runnable(), example=draft.example, policy=policy)
     return checkpoint, by_names(checkpoint.shapes, target)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from torchgraft.align.match.places import Place, Places
-from torchgraft.align.match.prints import Print, print_of
+from torchgraft.align.match.prints import Drawer, Print, print_of
 from torchgraft.align.match.segments import Label, label
 from torchgraft.align.match.structure import Proposal
 from torchgraft.graph.deep.live import record_live
@@ -59,10 +59,11 @@ class _Watched:
         self.operands: dict[tuple[int, int], torch.Tensor] = {}
         self._begin, self._used = _agenda(found)
         record_live(model, arguments, self._step)
-        self.by_label: dict[Label, list[int]] = {}
+        self.drawer: Drawer[Label] = Drawer(_NEAR)
         for place in self.places:
-            if place.slots:
-                self.by_label.setdefault(label(place), []).append(place.number)
+            seen = self.prints.get(place.number)
+            if seen is not None:
+                self.drawer.put(label(place), place.number, seen)
 
     def value(self, place: Place, slot: str) -> torch.Tensor | None:
         """Return a parameter as a place uses it."""
@@ -144,7 +145,7 @@ def settled(target: Places, proposals: Mapping[int, Proposal]) -> dict[int, Seen
     return {
         t: Seen(p.source, p.rule, "structure")
         for t, p in proposals.items()
-        if p.rule != "order" or label(target.places[t]) not in doubtful
+        if label(target.places[t]) not in doubtful
     }
 
 
@@ -165,6 +166,10 @@ class _Lockstep:
         self._begin, self._used = _agenda(target)
         self._open = _doubtful(target, proposals)
         self._ready = settled(target, proposals)
+        self._children: dict[int, list[Place]] = {}
+        for place in target.places:
+            for parent, _ in place.parents:
+                self._children.setdefault(parent, []).append(place)
         self._users: dict[tuple[int, int], list[tuple[Place, str]]] = {}
         for place in target.places:
             for name, slot in place.slots.items():
@@ -224,15 +229,22 @@ class _Lockstep:
             if len(left) == 1:
                 return Seen(left[0], "input", "behaviour")
         if proposal.source in tight:
-            if proposal.rule == "order" and label(place) in self._open and _changes_nothing(seen, run):
+            if label(place) in self._open and self._followed(place) and _changes_nothing(seen, run):
                 self._claimed.pop(proposal.source, None)
                 return None
             return Seen(proposal.source, proposal.rule, "behaviour", proposal.others)
         named = self._source.keys(proposal.source) == self._keys(place.number)
         free = [s for s in tight if s not in self._claimed and not named]
         if best <= _SAME and len(tight) == 1 and free:
+            self._claimed.pop(proposal.source, None)  # for the one that follows
+            self._claimed[free[0]] = place.number
             return Seen(free[0], "input", "behaviour")
         return Seen(proposal.source, proposal.rule, "structure", proposal.others)
+
+    def _followed(self, place: Place) -> bool:
+        """Tell whether what follows a place could be what the place was taken for."""
+        mine = label(place)
+        return any(label(other) == mine for other in self._children.get(place.number, ()))
 
     def _untold(self, number: int) -> bool:
         """Tell whether a place is behind a twin that nothing told apart: what it sees is chance."""
@@ -251,12 +263,7 @@ class _Lockstep:
     def _near(self, place: Place, seen: Print | None) -> list[tuple[float, int]]:
         if seen is None:
             return []
-        found = []
-        for s in self._source.by_label.get(label(place), ()):
-            there = self._source.prints.get(s)
-            if there is not None and (apart := seen.distance(there)) <= _NEAR:
-                found.append((apart, s))
-        return sorted(found)
+        return self._source.drawer.near(label(place), seen)
 
 
 def _changes_nothing(seen: Print | None, run: Callable[[], object]) -> bool:

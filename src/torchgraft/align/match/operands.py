@@ -207,6 +207,8 @@ def _run(op: Op, given: Mapping[int, torch.Tensor], place: int) -> torch.Tensor 
 def _moved(op: Op, given: Mapping[int, torch.Tensor], place: int) -> torch.Tensor | None:
     """Move labels; what is no element of a parameter is labelled -1."""
     labels = {v: _unlabelled(t) if t.is_floating_point() else t for v, t in given.items()}
+    if op.name in ("view", "_unsafe_view"):  # perhaps of a copy, whose order is its own
+        labels = {v: t.contiguous() for v, t in labels.items()}
     return _run(op, labels, place)
 
 

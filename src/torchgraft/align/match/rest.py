@@ -75,21 +75,24 @@ def _names(tensors: Tensors) -> dict[int, list[str]]:
     return names
 
 
-def constants(tensors: tuple[Tensors, Tensors], left: Iterable[str]) -> Iterable[Entry]:
+def constants(
+    tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Iterable[str]]
+) -> Iterable[Entry]:
     """Pair tables that are no parameters and hold the same.
 
     Args:
         tensors: the tensors of both, by name.
-        left: names of those of the target that nothing is known of.
+        left: names of those of either side that are no part of a layer.
 
     Yields:
         Their entries.
     """
     held: dict[tuple[object, ...], list[str]] = {}
-    for key, tensor in tensors[0].items():
+    for key in left[0]:
+        tensor = tensors[0][key]
         if _constant(key, tensor):
             held.setdefault((tuple(tensor.shape), tensor.dtype), []).append(key)
-    for key in left:
+    for key in left[1]:
         tensor = tensors[1][key]
         if _constant(key, tensor):
             alike = held.get((tuple(tensor.shape), tensor.dtype), [])

@@ -115,15 +115,16 @@ class _Matcher:
         alike = sum(self.source.labels[self.made[t].source] == self.target.labels[t] for t in own)
         if alike < _ALIKE * len(own):
             return False
-        paired = sum(self._layer(t, 1) for t in self.made)
-        if paired >= RELATED * min(layers):
+        paired = [t for t in self.made if self._layer(t, 1)]
+        joins = [Counter(k[0] for k in chain.outlines.values() if k[0] in _JOINS) for chain in chains]
+        same = len(self._alike_layers({t: self.made[t].source for t in paired}))
+        if len(paired) >= RELATED * min(layers) and (2 * same >= len(paired) or joins[0] == joins[1]):
             return True
         used = [sum(bool(chain.places[n].slots) for n in chain.live) for chain in chains]
         named = {t for t in own if self.names[0](self.made[t].source) == self.names[1](t)}
         alike = sum(self.source.labels[self.made[t].source] == self.target.labels[t] for t in named)
         if alike >= _NAMED * min(used):
             return True
-        joins = [Counter(k[0] for k in chain.outlines.values() if k[0] in _JOINS) for chain in chains]
         return bool(joins[0]) and joins[0] == joins[1] and len(named) >= 0.9 * len(own) > 0.25 * min(used)
 
     def stretch(self) -> None:
@@ -144,16 +145,14 @@ class _Matcher:
         if one.token == other.token:
             return 2.0 + 2 * len(one.places)
         ours, theirs = (chain.count(s, widths=False) for chain, s in ((self.source, one), (self.target, other)))
-        common = ours & theirs
-        layers = [
-            sum(n for kind, n in counted.items() if kind[0] in _LAYERS) for counted in (ours, theirs, common)
-        ]
         same = self.source.count(one, widths=True) & self.target.count(other, widths=True)
-        if layers[2] < 0.75 * min(layers[:2]) or not layers[2]:
-            mine, yours = self._keys(0, one.places), self._keys(1, other.places)
-            if 2 * len(mine & yours) < min(len(mine), len(yours)) or not mine & yours:
-                return 0.0
-        return same.total() + 0.3 * common.total()
+        mine, yours = self._keys(0, one.places), self._keys(1, other.places)
+        namesakes = len(mine & yours)
+        named = namesakes and 2 * namesakes >= min(len(mine), len(yours))
+        layers = [sum(n for kind, n in held.items() if kind[0] in _LAYERS) for held in (ours, theirs, same)]
+        if not (named or ours == theirs or layers[2] >= 0.75 * min(layers[:2]) > 0):
+            return 0.0  # neither the names, nor the layers but for their widths, nor most of them
+        return same.total() + 0.3 * (ours & theirs).total() + 0.5 * (ours == theirs) + 0.5 * bool(named)
 
     def _same(self, one: Segment, other: Segment) -> None:
         """Pair the places of two segments that do the same."""
