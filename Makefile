@@ -30,6 +30,8 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/features.py --all
+	$(BIN)/python benchmarks/align_speed.py
+	$(BIN)/python benchmarks/align_files.py
 
 coverage: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
@@ -39,6 +41,7 @@ mutants: $(READY)
 
 sweep: $(READY)
 	$(BIN)/python benchmarks/pyramids.py
+	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md
 
 clean:

@@ -30,8 +30,8 @@ from torchgraft import (
     transfer_weights,
     wrap,
 )
-from torchgraft.align.load.accounts import LoadReport
 from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
+from torchgraft.align.load.accounts import LoadReport
 from torchgraft.align.load.loading import Terms, load
 from torchgraft.blocks import se
 from torchgraft.errors import (

@@ -629,6 +629,22 @@ def test_another_way_to_write_is_no_difference():
     assert reasons(found) == {("weight", "two.weight", "two.weight")}
 
 
+def test_a_factor_that_stands_elsewhere_is_no_difference():
+    one = written(lambda model, x: model.two(F.linear(x * 2, model.one.weight)))
+    other = written(lambda model, x: model.two(F.linear(x, model.one.weight) * 2), one)
+    assert verify(one, other)
+    found = verify(one, altered(other, two__bias=lambda s: s["two.bias"] + 1))
+    assert reasons(found) == {("bias", "two.bias", "two.bias")}
+
+
+def test_the_terms_of_a_sum_may_change_places():
+    one = written(lambda model, x: x + model.two(model.one(x).relu()))
+    other = written(lambda model, x: model.two(model.one(x).relu()) + x, one)
+    assert verify(one, other)
+    found = verify(one, altered(other, two__weight=lambda s: s["two.weight"] * 2))
+    assert reasons(found) == {("weight", "two.weight", "two.weight")}
+
+
 def test_models_that_have_nothing_in_common():
     one = written(lambda model, x: model.two(model.one(x).relu()))
     other = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import cast
 
 import attrs
 import torch
@@ -12,8 +11,8 @@ from torch import nn
 
 from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Shape
 from torchgraft.align.match.behaviour import DriftError, Seen, confirmed, settled
-from torchgraft.align.match.from_state import proposed_from
 from torchgraft.align.match.finder import find_places
+from torchgraft.align.match.from_state import proposed_from
 from torchgraft.align.match.ledger import Ledger
 from torchgraft.align.match.places import Places
 from torchgraft.align.match.rest import aliases, constants, counters, unreached
@@ -108,14 +107,10 @@ class _Side:
 
     def places(self, arguments: Arguments, *, meta: bool) -> Places:
         """Run the model and find its places."""
-        record = record_live(self.model, arguments, _as_it_is, meta=meta)
+        record = record_live(self.model, arguments, meta=meta)
         buffers = dict(self.model.named_buffers(remove_duplicate=False))
         mapped = [key for key, value in self.tensors.items() if value.is_floating_point()]
         return find_places(record, {**buffers, **self.tensors}, mapped)
-
-
-def _as_it_is(number: int, func: object, args: tuple[object, ...], kwargs: dict[str, object], values: object) -> object:  # noqa: ARG001, E501 - the protocol of a step
-    return func(*args, **kwargs)  # type: ignore[operator]  # an operation
 
 
 def _aligned(
@@ -190,7 +185,7 @@ def _filled(
     ledger = Ledger(*found, (sides[0].shapes, sides[1].shapes))
     ledger.enter_all(settled(found[1], proposals))
     made = Alignment(sides[0].shapes, sides[1].shapes, tuple(ledger.entries()))
-    return made.apply(cast("Mapping[str, torch.Tensor]", sides[0].tensors))
+    return made.apply(sides[0].tensors)
 
 
 def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Mapping[int, Seen]) -> Alignment:
@@ -200,11 +195,13 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
     ledger.enter_all(seen)
     entries = {entry.target: entry for entry in ledger.entries()}
     mismatched = {key: m for key, m in ledger.mismatched.items() if key not in entries}
-    ambiguous = {key: a for key, a in ledger.ambiguous.items() if key not in entries and key not in mismatched}
+    ambiguous = {
+        key: a for key, a in ledger.ambiguous.items() if key not in entries and key not in mismatched
+    }
     if not seen:
         return Alignment(source.shapes, target.shapes, ())
     _sort(counters(*found, seen, tensors), entries, ambiguous)
-    entries.update({e.target: e for e in aliases(tensors, entries)})
+    _sort(list(aliases(tensors, entries, ambiguous)), entries, ambiguous)
     reached = [one.used(range(len(one.places))) for one in found]
     known = {*entries, *mismatched, *ambiguous} | reached[1]
     tables = [k for k in source.shapes if k not in reached[0]], [k for k in target.shapes if k not in known]
@@ -236,6 +233,11 @@ def _sort(
 
 
 def arguments_for(source: nn.Module, target: nn.Module, example: Example | None) -> Arguments:
+    """Return what to run two models on: the example, or what the target, or else the source, takes.
+
+    Raises:
+        AnalysisError: there is no example, and no guess runs.
+    """
     device = next((p.device for p in target.parameters()), torch.device("cpu"))
     if isinstance(example, torch.Tensor) and example.is_meta:
         return (_drawn(example, device),), {}

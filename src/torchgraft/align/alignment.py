@@ -12,16 +12,16 @@ from pathlib import Path
 import attrs
 import torch
 
-from torchgraft.align.files import written
-from torchgraft.align.maps import relate, report
-from torchgraft.align.maps.apply import applied
-from torchgraft.align.files.atomic import replacing
-from torchgraft.align.maps.checks import check_entry, check_places, check_shapes
 from torchgraft.align.entry import Ambiguity as Ambiguity
 from torchgraft.align.entry import Entry as Entry
 from torchgraft.align.entry import Mismatch as Mismatch
 from torchgraft.align.entry import Part as Part
 from torchgraft.align.entry import Shape as Shape
+from torchgraft.align.files import written
+from torchgraft.align.files.atomic import replacing
+from torchgraft.align.maps import relate, report
+from torchgraft.align.maps.apply import applied
+from torchgraft.align.maps.checks import check_entry, check_places, check_shapes
 from torchgraft.errors import AlignmentError
 from torchgraft.text import literal, near, plural
 

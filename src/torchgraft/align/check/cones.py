@@ -108,7 +108,7 @@ class Both:
             source, target = self.a.places.places[proposal.source], self.b.places.places[t]
             # Where signals meet, either may come first; what comes of them is given to the next.
             alone = len(source.parents) == len(target.parents) == 1
-            if not proposal.others:
+            if alone and not proposal.others:
                 yield (source.signal, target.signal), (source.op, target.op)
         for ends in zip(self.a.record.outputs, self.b.record.outputs, strict=False):
             yield ends, (None, None)

@@ -6,7 +6,7 @@ import attrs
 
 from torchgraft.align.check.trail import Trail
 from torchgraft.align.match.kinds import kind_of
-from torchgraft.align.match.operands import MOVES
+from torchgraft.align.match.operations import MOVES
 from torchgraft.graph.deep.record import Op, Ref
 
 # What a signal is seen as, and how it lies in memory, is no part of what is computed.
@@ -96,7 +96,7 @@ def keys_of(value: int, trail: Trail) -> tuple[str, ...]:
 
 def said(op: Op, trail: Trail) -> str:
     """Write an operation with its numbers: ``leaky_relu(negative_slope=0.2)``, ``mul(0.5)``."""
-    told = {k: v for k, v in settings(op, trail).items() if isinstance(v, float) or k in _BARE}
+    told = {k: v for k, v in settings(op, trail).items() if v and (isinstance(v, float) or k in _BARE)}
     if op.name.startswith("bernoulli"):
         return f"dropout(p={1 - float(str(told['p'])):g})"
     words = [f"{v:g}" if k in _BARE else f"{k}={v:g}" for k, v in told.items()]

@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 
 from torchgraft.align.alignment import Alignment, Entry
-from torchgraft.align.maps.apply import check_kinds
 from torchgraft.align.files.atomic import replacing
 from torchgraft.align.files.container import BYTES, METADATA, Stored, header, listing
 from torchgraft.align.files.streaming import Stream
+from torchgraft.align.maps.apply import check_kinds
 from torchgraft.errors import AlignmentError, OptionError
 from torchgraft.text import literal, near, plural, spelled
 

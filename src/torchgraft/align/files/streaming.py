@@ -14,9 +14,9 @@ from types import TracebackType
 
 import torch
 
-from torchgraft.align.maps.apply import seen
-from torchgraft.align.files.container import BYTES, Stored
 from torchgraft.align.entry import Entry, Part, Shape, joined_shape, part_shape, seen_shape
+from torchgraft.align.files.container import BYTES, Stored
+from torchgraft.align.maps.apply import seen
 from torchgraft.errors import CheckpointError
 
 _CHUNK = 1 << 22

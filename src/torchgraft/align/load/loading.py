@@ -10,12 +10,12 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.align.load.accounts import LoadReport
 from torchgraft.align.alignment import Alignment, Entry, Part
-from torchgraft.align.maps.apply import check_sources, made
+from torchgraft.align.load.accounts import LoadReport
 from torchgraft.align.load.checkpoints import Checkpoint
 from torchgraft.align.load.initialise import initialise
 from torchgraft.align.load.tensors import Held, excluded, tensors_of, ties, write
+from torchgraft.align.maps.apply import check_sources, made
 from torchgraft.errors import AlignmentError, CheckpointError, CoverageError
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector
@@ -178,7 +178,7 @@ def _check(report: LoadReport, terms: Terms) -> None:
         raise AlignmentError(
             f"names and shapes do not decide what {plural(len(keys), 'tensor')} of the model stand for",
             found=", ".join(keys[:4]) + ", ..." * (len(keys) > 4),
-            write="transfer(<a model with these weights>, <this model>), or exclude=[...] to leave them as they are",
+            write="transfer(<a model with these weights>, <this model>), or exclude=[...] to leave them",
         )
     if report.nan and not terms.allow_nan:
         raise CheckpointError(

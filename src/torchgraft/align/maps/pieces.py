@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 import torch
 
-from torchgraft.align.maps.apply import seen
 from torchgraft.align.entry import Entry, Part, Shape, joined_shape, seen_shape
+from torchgraft.align.maps.apply import seen
 from torchgraft.align.maps.strides import Digits, Taken, digits_of, refined, taken
 
 _MOST_PARTS = 1000

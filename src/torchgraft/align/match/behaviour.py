@@ -1,5 +1,4 @@
-"""Confirm a pairing by running both models: a place of the target is the place of the source
-that sees the same.
+"""Confirm a pairing by running both models: places that are the same see the same.
 
 The target runs with the parameters of the source put in where they are used, one place after
 the other; so as long as the pairing is right, each place sees what its counterpart saw.
@@ -195,7 +194,8 @@ class _Lockstep:
                 self.seen[place.number] = known
         put = {value: self._filled(number, value, given[value]) for value in self._used.get(number, ())}
         exchanged = {id(given[value]): tensor for value, tensor in put.items()}
-        return func(*_exchanged(args, exchanged), **_exchanged(kwargs, exchanged))  # type: ignore[arg-type, misc]
+        given_args = [_exchanged(item, exchanged) for item in args]
+        return func(*given_args, **{name: _exchanged(item, exchanged) for name, item in kwargs.items()})
 
     def _filled(self, number: int, value: int, tensor: torch.Tensor) -> torch.Tensor:
         """Put the parameters of the source in the place of the target's."""
@@ -215,13 +215,11 @@ class _Lockstep:
                 slot.put(made, there.reshape(slot.of(made).shape).to(made))
         return made
 
-    def _settled(
-        self, place: Place, seen: Print | None, run: Callable[[], object]
-    ) -> Seen | None:
+    def _settled(self, place: Place, seen: Print | None, run: Callable[[], object]) -> Seen | None:
         proposal = self._proposals.get(place.number)
         near = self._near(place, seen)
         if proposal is None:
-            return self._found(place, near)
+            return self._found(near)
         best = near[0][0] if near else 1.0
         tight = [s for d, s in near if d <= 3 * best + 1e-5]
         if proposal.others and not any(self._untold(parent) for parent, _ in place.parents):
@@ -254,7 +252,7 @@ class _Lockstep:
         ahead = self._places[number].parents if proposal is not None and proposal.others else []
         return any(self._untold(parent) for parent, _ in ahead)
 
-    def _found(self, place: Place, near: list[tuple[float, int]]) -> Seen | None:
+    def _found(self, near: list[tuple[float, int]]) -> Seen | None:
         """Find the counterpart of a place for which structure has none."""
         taken = {known.source for known in self.seen.values()}
         free = [(d, s) for d, s in near if s not in self._claimed and s not in taken and d <= _SAME]

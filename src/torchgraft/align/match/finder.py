@@ -13,21 +13,11 @@ import attrs
 import torch
 
 from torchgraft.align.match.kinds import Slot, kind_of
-from torchgraft.align.match.operands import MOVES, Operands, Tensors
-from torchgraft.align.match.parting import PARTS, partings
+from torchgraft.align.match.operands import Operands, Tensors
+from torchgraft.align.match.operations import FRESH, JOINS, MOVES, NOTHING, PARTS, PRODUCTS, SEEN_ANEW
+from torchgraft.align.match.parting import partings
 from torchgraft.align.match.places import Place, Places, Way
 from torchgraft.graph.deep.record import Op, Record
-
-_JOINS = {"add": "add", "sub": "add", "mul": "mul", "div": "mul", "cat": "cat", "stack": "cat"}
-_PRODUCTS = ("bmm", "baddbmm", "matmul")
-# These take of a signal its shape alone.
-_FRESH = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
-# Between a layer and its bias nothing may happen but this.
-_SEEN_ANEW = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze clone contiguous alias detach".split()
-)
-# Scaling by a number, dropping out: nothing that tells a way from another.
-_NOTHING = frozenset("add mul sub div native_dropout dropout written copy".split())
 
 
 def find_places(record: Record, tensors: Tensors, mapped: Iterable[str]) -> Places:
@@ -66,13 +56,13 @@ class _Finder:
             self._place("input", (len(self.places),), -1, value, [])
             self.origin[value] = len(self.places) - 1
         for op in self.record.ops:
-            if op.name not in _FRESH and (self.signals.intersection(op.inputs) or self._promoted(op)):
+            if op.name not in FRESH and (self.signals.intersection(op.inputs) or self._promoted(op)):
                 self.signals.update(op.outputs)
             else:
                 self.operands.note(op)
         self.parts, self.rows = partings(self.record, self.signals, self.operands.leaves)
         for number, op in enumerate(self.record.ops):
-            if op.outputs and op.outputs[0] in self.signals and op.name not in _FRESH:
+            if op.outputs and op.outputs[0] in self.signals and op.name not in FRESH:
                 signals = [value for value in op.inputs if value in self.signals]
                 self._follow(number, op, signals or [self._constant(number, op)])
         after = len(self.record.ops)
@@ -113,13 +103,13 @@ class _Finder:
         for spot, value in enumerate(op.outputs):
             self.origin[value] = made
             self.ways[value] = self._way(op, signals, spot, passed=made in (before, ~before))
-        if op.name in _SEEN_ANEW and len(signals) == 1 and signals[0] in self.layer and self._once(signals[0]):
+        if op.name in SEEN_ANEW and len(signals) == 1 and signals[0] in self.layer and self._once(signals[0]):
             self.layer[op.outputs[0]] = self.layer[signals[0]]
 
     def _way(self, op: Op, signals: list[int], spot: int, *, passed: bool) -> Way:
         way = self.ways.get(signals[0], Way()) if passed else Way()
         name = op.name.rstrip("_")
-        if not passed or name in _NOTHING or (name in MOVES and name not in PARTS):
+        if not passed or name in NOTHING or (name in MOVES and name not in PARTS):
             return way
         if name not in PARTS:
             return attrs.evolve(way, functions=(*way.functions, name))
@@ -143,12 +133,12 @@ class _Finder:
 
     def _meet(self, number: int, op: Op, signals: list[int]) -> int:
         name = op.name.rstrip("_")
-        if name in _PRODUCTS and len(signals) >= 2:
+        if name in PRODUCTS and len(signals) >= 2:
             return self._product(number, signals[-2:], "lr")
         origins = [self._from(number, value) for value in signals]
         if len(set(origins)) == 1:
             return origins[0] if (number, signals[0]) in self.parts else self.origin[signals[0]]
-        kind = _JOINS.get(name, "join")
+        kind = JOINS.get(name, "join")
         sides = [str(i) if kind == "cat" else "" for i in range(len(origins))]
         parents = list(zip(origins, sides, strict=True))
         made = self._place(kind, (), number, signals[0], parents)
@@ -216,7 +206,7 @@ class _Finder:
     ) -> Place:
         """Make a place of an operation that takes its parameters anywhere."""
         name = op.name.rstrip("_")
-        kind = "add" if signal < 0 else _JOINS.get(name, name)
+        kind = "add" if signal < 0 else JOINS.get(name, name)
         place = self._place(kind, (), number, signal, parents)
         for i, value in enumerate(dict.fromkeys(used)):
             self._slot(place, f"p{i}", Slot(number, value, _squeezed))

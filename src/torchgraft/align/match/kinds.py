@@ -141,5 +141,5 @@ def _convolution(op: Op, shapes: Sequence[torch.Size]) -> Kind:
         return Kind("linear", hyper, (("w", 1, _rows), bias), 0)
     if dense and kernel == size and not any(cast("Sequence[int]", padding)):
         return Kind("linear", (), (("w", 1, _rows), bias), 0)
-    hyper = (kernel, steps, tuple(cast("Sequence[int]", dilation)), bool(transposed), groups)
-    return Kind("conv", hyper, (("w", 1, _same), bias), 0)
+    whole = (kernel, steps, tuple(cast("Sequence[int]", dilation)), bool(transposed), groups)
+    return Kind("conv", whole, (("w", 1, _same), bias), 0)

@@ -8,11 +8,11 @@ import attrs
 import torch
 
 from torchgraft.align.alignment import Ambiguity, Entry, Mismatch, Part, Shape
+from torchgraft.align.maps.pieces import summarise
 from torchgraft.align.match.behaviour import Seen
 from torchgraft.align.match.kinds import Slot
 from torchgraft.align.match.operands import UNKNOWN, ZERO, Operand, Operands
 from torchgraft.align.match.places import Places
-from torchgraft.align.maps.pieces import summarise
 
 _UNSET = -3
 # Rules and evidence, the weakest first.
@@ -86,14 +86,14 @@ class Ledger:
     def _pair(self, to: tuple[Slot, Operand], of: tuple[Slot, Operand], seen: Seen) -> None:
         (slot, operand), (there, source) = to, of
         ours, theirs = _whole(slot, operand, self._shapes[1]), _whole(there, source, self._shapes[0])
-        if ours and theirs and _count(self._shapes[1][ours]) == _count(self._shapes[0][theirs]):
-            if _formed(slot, operand) == _formed(there, source):
-                self._set_whole(ours, theirs, seen)
-                return
-        labels, held = _labels(slot, operand, self._target.operands), _labels(there, source, self._source.operands)
-        if labels is None or held is None:
-            self._leaves(operand.leaves, source.leaves, seen)
-        elif labels.squeeze().shape != held.squeeze().shape:
+        if ours and theirs and _formed(slot, operand) == _formed(there, source):
+            self._set_whole(ours, theirs, seen)
+            return
+        labels, held = (
+            _labels(slot, operand, self._target.operands),
+            _labels(there, source, self._source.operands),
+        )
+        if labels is None or held is None or labels.squeeze().shape != held.squeeze().shape:
             self._leaves(operand.leaves, source.leaves, seen)
         else:
             self._set(operand, labels.reshape(-1), held.reshape(-1), seen)
@@ -167,7 +167,8 @@ class Ledger:
 
     def _keys(self, labels: torch.Tensor) -> list[str]:
         """Name the source tensors that labels point into, in their order."""
-        return [self._names[i] for i in (self._indices(labels[labels >= 0]).unique().tolist())]
+        found = torch.unique(self._indices(labels[labels >= 0]))
+        return [self._names[i] for i in found.tolist()]
 
     def _indices(self, labels: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(self._starts, labels, right=True) - 1

@@ -8,27 +8,20 @@ is one element of one parameter, and its label says which.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import attrs
 import torch
 from torch import nn
 
+from torchgraft.align.match.operations import COPIES, MOVES
 from torchgraft.graph.deep.record import Op, Record, Ref
 
 Tensors = Mapping[str, torch.Tensor]
 
-# Results of these hold elements of their inputs and nothing else.
-MOVES = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t expand unsqueeze squeeze slice select split "
-    "split_with_sizes unsafe_split chunk unbind clone contiguous alias detach _to_copy lift_fresh "
-    "lift_fresh_copy index index_select gather cat stack flip roll as_strided movedim repeat "
-    "unfold".split()
-)
 # Labels of what is no element of a parameter.
 ZERO, UNKNOWN = -1, -2
 _PLACES = ("device", "pin_memory", "layout")
-# Copies that keep the order of the elements: for where they come from, they are views.
-_COPIES = frozenset("clone contiguous _to_copy lift_fresh_copy _unsafe_view".split())
 
 
 @attrs.frozen(eq=False)
@@ -116,18 +109,18 @@ class Operands:
         if value not in self._made or len(self._leaves[value]) != 1:
             return None
         op, place = self._made[value]
-        if op.func is None or len(op.inputs) != 1 or not (op.func.is_view or op.name in _COPIES):
+        if op.func is None or len(op.inputs) != 1 or not (op.func.is_view or op.name in COPIES):
             return None
         below = self.of(op.inputs[0])
         if below.view is None:
             return None
-        if op.name in _COPIES and op.name != "_unsafe_view":
+        if op.name in COPIES and op.name != "_unsafe_view":
             return below
         try:
-            seen = op.func(*filled(op.args, {op.inputs[0]: below.view}), **op.kwargs)
+            seen = called(op, {op.inputs[0]: below.view}, op.kwargs)
         except RuntimeError:  # a view of a copy whose order is another
             return None
-        view = seen[place] if isinstance(seen, (tuple, list)) else seen
+        view = cast("torch.Tensor", seen[place] if isinstance(seen, (tuple, list)) else seen)
         return Operand(below.leaves, below.key, view)
 
     def _moved(self, value: int) -> Operand:
@@ -198,8 +191,7 @@ def _run(op: Op, given: Mapping[int, torch.Tensor], place: int) -> torch.Tensor 
     kwargs = {name: value for name, value in op.kwargs.items() if name not in _PLACES}
     if any(not t.is_floating_point() for t in given.values()):
         kwargs.pop("dtype", None)
-    assert op.func is not None
-    made = op.func(*filled(op.args, given), **filled(kwargs, given))  # type: ignore[arg-type, misc]  # as recorded
+    made = called(op, given, kwargs)
     found = made[place] if isinstance(made, (tuple, list)) else made
     return found if isinstance(found, torch.Tensor) else None
 
@@ -240,12 +232,26 @@ def _scattered(label: torch.Tensor) -> torch.Tensor:
     return torch.sin(label * 12.9898) * 4375.85
 
 
-def filled(args: object, given: Mapping[int, torch.Tensor]) -> object:
-    """Put tensors in the place of the references among recorded arguments."""
+def called(op: Op, given: Mapping[int, torch.Tensor], kwargs: Mapping[str, object]) -> object:
+    """Run a recorded operation on other tensors.
+
+    Args:
+        op: the operation.
+        given: what to put in the place of its values.
+        kwargs: its keyword arguments.
+
+    Returns:
+        What it gives.
+    """
+    run: Callable[..., object] | None = op.func
+    assert run is not None
+    args = [_filled(item, given) for item in op.args]
+    return run(*args, **{name: _filled(item, given) for name, item in kwargs.items()})
+
+
+def _filled(args: object, given: Mapping[int, torch.Tensor]) -> object:
     if isinstance(args, Ref):
         return given[args.value]
     if isinstance(args, tuple):
-        return tuple(filled(item, given) for item in args)
-    if isinstance(args, dict):
-        return {name: filled(item, given) for name, item in args.items()}
+        return tuple(_filled(item, given) for item in args)
     return args

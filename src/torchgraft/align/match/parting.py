@@ -8,22 +8,23 @@ they arrive there is the order in which separate layers would have them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import cast
 
 import torch
 
 from torchgraft.align.match.kinds import kind_of
-from torchgraft.align.match.operands import MOVES, filled
+from torchgraft.align.match.operands import called
+from torchgraft.align.match.operations import MOVES, PARTS
 from torchgraft.graph.deep.record import Op, Record
-
-PARTS = frozenset("split split_with_sizes unsafe_split chunk unbind select slice index index_select".split())
 
 Leaves = Callable[[int], tuple[str, ...]]
 Stop = tuple[int, int, torch.Tensor]
 
 
 def partings(
-    record: Record, signals: Set[int], leaves: Leaves
+    record: Record, signals: AbstractSet[int], leaves: Leaves
 ) -> tuple[Mapping[tuple[int, int], int], Mapping[int, list[torch.Tensor]]]:
     """Find the layers that do the work of several.
 
@@ -58,7 +59,7 @@ def partings(
 
 
 def _region(
-    record: Record, start: int, consumers: Mapping[int, list[int]], signals: Set[int], leaves: Leaves
+    record: Record, start: int, consumers: Mapping[int, list[int]], signals: AbstractSet[int], leaves: Leaves
 ) -> list[int]:
     """List the operations, in order, that only move what a layer gives."""
     inside, found, seen = {start}, [], set()
@@ -77,7 +78,9 @@ def _region(
     return found
 
 
-def _moves(record: Record, op: Op, inside: Set[int], signals: Set[int], leaves: Leaves) -> bool:
+def _moves(
+    record: Record, op: Op, inside: AbstractSet[int], signals: AbstractSet[int], leaves: Leaves
+) -> bool:
     mine = [value for value in op.inputs if value in signals]
     if not mine or not all(value in inside for value in mine) or op.func is None:
         return False
@@ -122,17 +125,19 @@ def _labels(op: Op, mine: list[int], labels: Mapping[int, torch.Tensor]) -> list
         one = labels[mine[0]]
         same = all(torch.equal(_kept(labels[value]), _kept(one)) for value in mine[1:])
         return [one] if same else None
-    assert op.func is not None
-    kwargs = {name: value for name, value in op.kwargs.items() if not isinstance(value, (torch.dtype, torch.device))}
+    kwargs = {
+        name: value for name, value in op.kwargs.items() if not isinstance(value, (torch.dtype, torch.device))
+    }
     try:
-        made = op.func(*filled(op.args, labels), **kwargs)
+        made = called(op, labels, kwargs)
     except RuntimeError:
         return None
-    return list(made) if isinstance(made, (tuple, list)) else [made]
+    return list(made) if isinstance(made, (tuple, list)) else [cast("torch.Tensor", made)]
 
 
 def _kept(labels: torch.Tensor) -> torch.Tensor:
-    return labels.unique()
+    kept: torch.Tensor = torch.unique(labels)
+    return kept
 
 
 def _groups(stops: list[Stop]) -> tuple[list[torch.Tensor], list[int]]:

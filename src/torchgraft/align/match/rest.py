@@ -46,15 +46,19 @@ def _beside(keys: tuple[str, ...]) -> str:
     return f"{keys[-1].rpartition('.')[0]}.{_COUNTER}".lstrip(".") if keys else ""
 
 
-def aliases(tensors: tuple[Tensors, Tensors], entries: Mapping[str, Entry]) -> Iterable[Entry]:
+def aliases(
+    tensors: tuple[Tensors, Tensors], entries: Mapping[str, Entry], ambiguous: Mapping[str, Ambiguity]
+) -> Iterable[Entry | Ambiguity]:
     """Pair the further names of tensors that are paired by one of their names.
 
     Args:
         tensors: the tensors of both, by name.
         entries: what is known, by target.
+        ambiguous: what is not.
 
     Yields:
-        Their entries, from a further name of the source's tensor where that has as many.
+        Their entries, from a further name of the source's tensor where that has as many;
+        ambiguities where the first name has several candidates.
     """
     ours, theirs = _names(tensors[1]), _names(tensors[0])
     taken = {key for entry in entries.values() for key in entry.keys}
@@ -66,6 +70,11 @@ def aliases(tensors: tuple[Tensors, Tensors], entries: Mapping[str, Entry]) -> I
         for name in new:
             other = name if name in free else others.pop(0) if others else ""
             yield attrs.evolve(entry, target=name, parts=(Part(other),) if other else entry.parts)
+    for key, one in ambiguous.items():
+        candidates = {name for other in one.candidates for name in theirs[id(tensors[0][other])]}
+        for name in ours[id(tensors[1][key])]:
+            if name not in ambiguous and name not in entries:
+                yield Ambiguity(name, tuple(sorted(candidates)))
 
 
 def _names(tensors: Tensors) -> dict[int, list[str]]:
@@ -75,9 +84,7 @@ def _names(tensors: Tensors) -> dict[int, list[str]]:
     return names
 
 
-def constants(
-    tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Iterable[str]]
-) -> Iterable[Entry]:
+def constants(tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Iterable[str]]) -> Iterable[Entry]:
     """Pair tables that are no parameters and hold the same.
 
     Args:

@@ -1,5 +1,4 @@
-"""A model as a chain of segments: what lies between one place that every path runs through
-and the next.
+"""A model as a chain of segments, each between two places that every path runs through.
 
 A segment is a residual block, a branch and its concatenation, or a single layer. Segments
 that do the same have the same token, whatever came before and comes after them.

@@ -70,7 +70,7 @@ class _Matcher:
     def found(self) -> dict[int, Proposal]:
         ours, theirs = self.source.segments, self.target.segments
         tokens = [[s.token for s in ours], [t.token for t in theirs]]
-        pairs = aligned(*tokens, lambda i, j: self._alike(ours[i], theirs[j]))
+        pairs = aligned(tokens[0], tokens[1], lambda i, j: self._alike(ours[i], theirs[j]))
         before = (-1, -1)
         gap: list[tuple[int, int]] = []
         for s, t in [*pairs, (len(ours), len(theirs))]:
@@ -144,7 +144,9 @@ class _Matcher:
         """Say how much two segments have in common; nothing if they are not the same, altered."""
         if one.token == other.token:
             return 2.0 + 2 * len(one.places)
-        ours, theirs = (chain.count(s, widths=False) for chain, s in ((self.source, one), (self.target, other)))
+        ours, theirs = (
+            chain.count(s, widths=False) for chain, s in ((self.source, one), (self.target, other))
+        )
         same = self.source.count(one, widths=True) & self.target.count(other, widths=True)
         mine, yours = self._keys(0, one.places), self._keys(1, other.places)
         namesakes = len(mine & yours)

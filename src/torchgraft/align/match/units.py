@@ -78,7 +78,13 @@ def units_of(shapes: Mapping[str, Shape]) -> list[Unit]:
         made += _layers(prefix, held, shapes)
     made = _with_biases(made, shapes)
     order = {key: i for i, key in enumerate(shapes)}
-    return sorted(made, key=lambda unit: (min(order[key] for key in unit.keys.values()), -1 if unit.rows is None else int(unit.rows[0])))
+    return sorted(
+        made,
+        key=lambda unit: (
+            min(order[key] for key in unit.keys.values()),
+            -1 if unit.rows is None else int(unit.rows[0]),
+        ),
+    )
 
 
 def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
@@ -106,7 +112,11 @@ def _pairs(held: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
 
 def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
     shape = shapes[keys["w"]]
-    if len(_squeezed(shape)) < 2 and max(shape, default=1) == torch.Size(shape).numel() and not _matrix_like(keys, shapes):
+    if (
+        len(_squeezed(shape)) < 2
+        and max(shape, default=1) == torch.Size(shape).numel()
+        and not _matrix_like(keys, shapes)
+    ):
         flat = (torch.Size(shape).numel(),)
         label = ("n", flat) if "m" in keys else ("a", flat) if "b" in keys else ("p", _squeezed(shape))
         return [Unit(name, keys if label[0] != "p" else {"p0": keys["w"]}, label)]
@@ -126,7 +136,12 @@ def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> lis
 def _matrix_like(keys: Mapping[str, str], shapes: Mapping[str, Shape]) -> bool:
     """Tell a layer with one output, or one input, from a scale: its bias has another size."""
     shape = shapes[keys["w"]]
-    return len(shape) in (2, 4) and "b" in keys and shapes[keys["b"]] != shape and shape[0] == shapes[keys["b"]][0]
+    return (
+        len(shape) in (2, 4)
+        and "b" in keys
+        and shapes[keys["b"]] != shape
+        and shape[0] == shapes[keys["b"]][0]
+    )
 
 
 def _with_biases(units: list[Unit], shapes: Mapping[str, Shape]) -> list[Unit]:

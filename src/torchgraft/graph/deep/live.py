@@ -40,7 +40,7 @@ class Step(Protocol):
 def record_live(
     model: nn.Module,
     arguments: Arguments,
-    step: Step,
+    step: Step | None = None,
     *,
     meta: bool = False,
     state: Mapping[str, torch.Tensor] | None = None,
@@ -51,7 +51,7 @@ def record_live(
     Args:
         model: the model; it is only read.
         arguments: positional and keyword arguments that it takes.
-        step: runs an operation, or does something else in its place.
+        step: runs an operation, or does something else in its place; the usual way if there is none.
         meta: compute nothing: all tensors are on the meta device.
         state: tensors to use in the place of some of the model's, by name.
         double: hand out the model's floating-point tensors in double precision.
@@ -65,11 +65,12 @@ def record_live(
     args, kwargs = arguments
     with _apart(), fresh_caches(model), torch.device("meta") if meta else _nothing():
         recorder.ready(model, state or {})
-        given = (args, kwargs) if not meta else (to_meta(args), to_meta(kwargs))
+        positional = [to_meta(item) if meta else item for item in args]
+        named = {name: to_meta(item) if meta else item for name, item in kwargs.items()}
         shadow.train()
         shadow.eval()
         with _Steps(values, recorder, step):
-            shadow(*given[0], **given[1])  # type: ignore[misc]  # as the caller gave them
+            shadow(*positional, **named)
     return made_of(values, recorder)
 
 
@@ -127,10 +128,10 @@ def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return value.detach().to(device=tensor.device, dtype=tensor.dtype)
 
 
-class _Steps(Ops):
+class _Steps(Ops):  # type: ignore[no-untyped-call]  # torch's class has no types
     """Hand every operation to a step."""
 
-    def __init__(self, values: Values, scopes: Scopes, step: Step) -> None:
+    def __init__(self, values: Values, scopes: Scopes, step: Step | None) -> None:
         super().__init__(values, scopes)
         self._step = step
 
@@ -141,6 +142,8 @@ class _Steps(Ops):
         kwargs: dict[str, object],
         taken: tuple[int, ...],
     ) -> object:
+        if self._step is None:
+            return func(*args, **kwargs)
         return self._step(len(self._values.ops), func, args, kwargs, taken)
 
 

@@ -1,7 +1,7 @@
 """Record one run of a model down to primitive operations: which value each is made from.
 
-The run is on shadows, so it does not matter whether torch.fx could follow a forward, and by
-default on meta tensors, so that nothing is computed. Values are numbered in the order in which they are
+The run is on shadows, so it does not matter whether torch.fx could follow a forward, and on
+meta tensors, so nothing is computed. Values are numbered in the order in which they are
 made; an operation that writes in place makes new values of all tensors that share memory.
 """
 
@@ -126,7 +126,7 @@ def made_of(values: Values, recorder: Scopes) -> Record:
         tuple(values.shapes),
         tuple(values.ops),
         scopes,
-        {values.now(tensor): key for key, tensor in recorder.keys.items() if values.knows(tensor)},
+        {values.now(tensor): key for key, tensor in recorder.keys.items()},
         root.inputs,
         tuple(value for _, value in root.outputs),
         recorder.first,
@@ -143,9 +143,6 @@ class Values:
         self._held: dict[int, object] = {}
         self._sharing: dict[int, list[weakref.ref[torch.Tensor]]] = {}
 
-    def knows(self, tensor: torch.Tensor) -> bool:
-        return id(tensor) in self._numbers
-
     def now(self, tensor: torch.Tensor) -> int:
         """Return the number of what a tensor holds now."""
         known = self._numbers.get(id(tensor))
@@ -156,7 +153,7 @@ class Values:
         return known
 
     def hold(self, tensor: torch.Tensor) -> object:
-        """Keep a tensor alive, so that no other takes its identity: on meta that is free."""
+        """Keep a tensor alive, so that no other takes its identity."""
         return tensor
 
     def forget(self, identity: int) -> None:
