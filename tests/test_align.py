@@ -229,12 +229,12 @@ class Writing(nn.Module):
         self.cache = {}
 
     def train(self, mode=True):
-        self.cache = {}
+        self.cache = {} if mode else self.cache
         return super().train(mode)
 
     def forward(self, x):
         self.conv.bias.data[:2].zero_()
-        self.seen += 1
+        self.seen += torch.rand(1) + random.random()
         if "w" not in self.cache:
             self.cache["w"] = self.fc.weight * 2
         return F.linear(self.conv(x).mean((2, 3)), self.cache["w"], self.fc.bias)
@@ -245,7 +245,10 @@ def test_what_a_forward_writes_stays_out_of_the_model(evidence, images):
     one, other = drawn(Writing()), drawn(Writing(), 2)
     one.cache["w"] = torch.zeros(2, 4)  # stale: what is kept of parameters is made anew
     before = fingerprint(one), fingerprint(other)
+    states = torch.get_rng_state(), random.getstate()
     found = align(one, other, example=images, evidence=evidence)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
     assert not changes(before[0], fingerprint(one))
     assert not changes(before[1], fingerprint(other))
     assert found.of("fc.weight").keys == ("fc.weight",)
@@ -379,6 +382,30 @@ def test_a_tie_takes_from_one_and_of_two_it_cannot(evidence, images):
     clash = align(drawn(Tied(tied=False)), drawn(Tied(tied=True), 2), example=images, evidence=evidence)
     held = {one.target: one.candidates for one in clash.ambiguous}
     assert held == {"a.weight": ("a.weight", "b.weight"), "b.weight": ("a.weight", "b.weight")}
+
+
+@both
+def test_a_module_under_two_names_is_itself_under_both(evidence, images):
+    norm = nn.BatchNorm2d(4)
+    one, other = (
+        drawn(nn.Sequential(nn.Conv2d(3, 4, 1), n, nn.ReLU(), n)) for n in (norm, nn.BatchNorm2d(4))
+    )
+    with torch.no_grad():
+        other[1].running_mean.add_(1)
+    found = align(one, other, example=images, evidence=evidence)
+    assert {entry.target: entry.keys for entry in found.entries} == {key: (key,) for key in found.target}
+    assert "3.num_batches_tracked" in found.target
+
+
+def test_stems_that_are_alike_make_no_models_alike(images):
+    def stem():
+        return nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+
+    one = drawn(nn.Sequential(*stem(), *(nn.Conv2d(8, 8, 3) for _ in range(4))))
+    other = drawn(nn.Sequential(*stem(), *(nn.Conv2d(8, 8, 5, padding=2, groups=8) for _ in range(4))), 2)
+    found = align(one, other, example=images)
+    assert found.entries == ()
+    assert found.missing == tuple(other.state_dict())
 
 
 class Idle(nn.Module):

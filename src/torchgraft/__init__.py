@@ -6,6 +6,7 @@ from torchgraft.align.alignment import Alignment as Alignment
 from torchgraft.align.files.rewrite import apply_to_file as apply_to_file
 from torchgraft.align.load.accounts import load_report as load_report
 from torchgraft.align.load.checkpoints import read_checkpoint as read_checkpoint
+from torchgraft.align.verify import verify as verify
 from torchgraft.edits.adapt_input import adapt_input as adapt_input
 from torchgraft.edits.dilate import dilate as dilate
 from torchgraft.edits.drop_path import drop_path as drop_path
@@ -88,6 +89,7 @@ __all__ = [
     "transfer",
     "transfer_weights",
     "unfreeze",
+    "verify",
     "where",
     "wrap",
 ]

@@ -15,7 +15,7 @@ from torchgraft.align.match.finder import find_places
 from torchgraft.align.match.from_state import proposed_from
 from torchgraft.align.match.ledger import Ledger
 from torchgraft.align.match.places import Places
-from torchgraft.align.match.rest import aliases, constants, counters, unreached
+from torchgraft.align.match.rest import aliases, by_name, constants, counters, unreached
 from torchgraft.align.match.structure import Proposal, proposed
 from torchgraft.align.match.units import places_of
 from torchgraft.errors import AnalysisError, OptionError
@@ -209,8 +209,8 @@ def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Map
     known |= {*entries}
     taken = reached[0] | {key for entry in entries.values() for key in entry.keys}
     left = (
-        [k for k, t in source.tensors.items() if k not in taken and isinstance(t, nn.Parameter)],
-        [k for k, t in target.tensors.items() if k not in known and isinstance(t, nn.Parameter)],
+        [k for k, t in source.tensors.items() if k not in taken and by_name(k, t)],
+        [k for k, t in target.tensors.items() if k not in known and by_name(k, t)],
     )
     _sort(unreached(tensors, left), entries, ambiguous)
     return Alignment(

@@ -13,6 +13,7 @@ from torchgraft.align.match.behaviour import Seen
 from torchgraft.align.match.places import Places
 
 _COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNTER)
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -111,6 +112,11 @@ def constants(tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Itera
 
 def _constant(key: str, tensor: torch.Tensor) -> bool:
     return not isinstance(tensor, nn.Parameter) and not tensor.is_meta and not key.endswith(_COUNTER)
+
+
+def by_name(key: str, tensor: torch.Tensor) -> bool:
+    """Tell whether a name is enough to move a tensor: a table of which the values are at hand is not."""
+    return isinstance(tensor, nn.Parameter) or tensor.is_meta or key.rpartition(".")[2] in _STATISTICS
 
 
 def unreached(

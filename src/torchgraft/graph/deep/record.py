@@ -1,8 +1,7 @@
 """Record one run of a model down to primitive operations: which value each is made from.
 
-The run is on shadows, so it does not matter whether torch.fx could follow a forward, and on
-meta tensors, so nothing is computed. Values are numbered in the order in which they are
-made; an operation that writes in place makes new values of all tensors that share memory.
+The run is on shadows, so torch.fx need not follow a forward, and on meta tensors, so nothing
+is computed. Values are numbered as they are made; a write renews all that share its memory.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class Values:
         return known
 
     def hold(self, tensor: torch.Tensor) -> object:
-        """Keep a tensor alive, so that no other takes its identity."""
+        """Keep a tensor alive: no other may take its identity."""
         return tensor
 
     def forget(self, identity: int) -> None:
