@@ -252,6 +252,7 @@ def test_what_a_forward_writes_stays_out_of_the_model(evidence, images):
     assert not changes(before[0], fingerprint(one))
     assert not changes(before[1], fingerprint(other))
     assert found.of("fc.weight").keys == ("fc.weight",)
+    assert found.of("fc.weight").rule == "place"  # it was reached: the cache was made anew
     assert found.of("conv.weight").keys == ("conv.weight",)
 
 
@@ -376,6 +377,7 @@ class Tied(nn.Module):
 def test_a_tie_takes_from_one_and_of_two_it_cannot(evidence, images):
     whole = align(drawn(Tied(tied=True)), drawn(Tied(tied=True), 2), example=images, evidence=evidence)
     assert {e.target: e.keys for e in whole.entries} == {key: (key,) for key in whole.target}
+    assert whole.of("b.weight").rule == "place"
     loose = align(drawn(Tied(tied=True)), drawn(Tied(tied=False), 2), example=images, evidence=evidence)
     assert loose.of("a.weight").keys == ("a.weight",)
     assert loose.of("b.weight").keys == ("a.weight",)

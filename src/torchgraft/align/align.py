@@ -82,10 +82,10 @@ def align(
                 near=near(str(value), known),
                 write=f"align(..., {name}={literal(known[0])})",
             )
-    check_model(target)
+    check_model(target, "align")
     if isinstance(source, Mapping):
         return _from_state(source, _Side.of(target), arguments_for(target, target, example))
-    check_model(source)
+    check_model(source, "align")
     sides = _Side.of(source), _Side.of(target)
     arguments = arguments_for(source, target, example)
     return _aligned(sides, arguments, evidence, policy, given=example is not None)

@@ -145,7 +145,7 @@ def verify(
             write="verify(..., tolerance=1e-4)",
         )
     for name, model in (("a", a), ("b", b)):
-        check_model(model)
+        check_model(model, "verify")
         _check_values(name, model)
     state = {} if alignment is None else alignment.apply(_tensors(a))
     arguments = arguments_for(a, b, example)

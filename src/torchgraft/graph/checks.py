@@ -15,8 +15,12 @@ from torchgraft.graph.clone import parts_of
 from torchgraft.text import function_name, kind, literal
 
 
-def check_model(model: object) -> None:
+def check_model(model: object, call: str = "pipe") -> None:
     """Check that a value is a module and no wrapper around one.
+
+    Args:
+        model: the value.
+        call: the function that it was handed to.
 
     Raises:
         ModelError: it is something else; says what to pass.
@@ -24,9 +28,9 @@ def check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise ModelError(
             "a model must be an instance of nn.Module",
-            asked=f"pipe({literal(model)[:80]}, ...)",
+            asked=f"{call}({literal(model)[:80]}, ...)",
             found=kind(model),
-            write=f"pipe({model.__name__}(), ...)" if callable(model) and hasattr(model, "__name__") else "",
+            write=f"{call}({model.__name__}(), ...)" if callable(model) and hasattr(model, "__name__") else "",
         )
     if isinstance(model, (torch.jit.ScriptModule, torch.jit._trace.TopLevelTracedModule)):
         _refuse(model, "has no Python forward any more", "pipe(<the module that was scripted>, ...)")
