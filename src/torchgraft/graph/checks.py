@@ -30,7 +30,9 @@ def check_model(model: object, call: str = "pipe") -> None:
             "a model must be an instance of nn.Module",
             asked=f"{call}({literal(model)[:80]}, ...)",
             found=kind(model),
-            write=f"{call}({model.__name__}(), ...)" if callable(model) and hasattr(model, "__name__") else "",
+            write=f"{call}({model.__name__}(), ...)"
+            if callable(model) and hasattr(model, "__name__")
+            else "",
         )
     if isinstance(model, (torch.jit.ScriptModule, torch.jit._trace.TopLevelTracedModule)):
         _refuse(model, "has no Python forward any more", "pipe(<the module that was scripted>, ...)")
