@@ -16,7 +16,7 @@ from torchgraft.align.match.from_state import proposed_from
 from torchgraft.align.match.ledger import Ledger
 from torchgraft.align.match.places import Places
 from torchgraft.align.match.rest import aliases, by_name, constants, counters, unreached
-from torchgraft.align.match.structure import Proposal, proposed
+from torchgraft.align.match.structure import proposed
 from torchgraft.align.match.units import places_of
 from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
@@ -131,9 +131,19 @@ def _by_behaviour(sides: tuple[_Side, _Side], arguments: Arguments, policy: str)
     proposals = proposed(*found, (found[0].keys, found[1].keys), stretch=policy == "same_shape")
     if not proposals:  # the first layers of any two models see the same image
         return _written(sides, found, {})
-    ready = _filled(sides, found, proposals)
+    ledger, ready = Ledger(*found, (sides[0].shapes, sides[1].shapes)), settled(found[1], proposals)
+    ledger.enter_all(ready)
+    made = Alignment(sides[0].shapes, sides[1].shapes, tuple(ledger.entries()))
     models = (sides[0].model, found[0]), (sides[1].model, found[1])
-    return _written(sides, found, confirmed(*models, arguments, proposals, ready))
+    seen = confirmed(*models, arguments, proposals, made.apply(sides[0].tensors))
+    if any(pair.others for pair in seen.values()) or _sources(seen) != _sources(ready):
+        return _written(sides, found, seen)
+    ledger.restate(seen)
+    return _written(sides, found, seen, ledger)
+
+
+def _sources(pairs: Mapping[int, Seen]) -> dict[int, int]:
+    return {number: pair.source for number, pair in pairs.items()}
 
 
 def _from_state(source: Mapping[str, torch.Tensor], target: _Side, arguments: Arguments) -> Alignment:
@@ -178,21 +188,17 @@ def _alone(side: _Side) -> Places:
     return side.places(arguments_for(side.model, side.model, None), meta=True)
 
 
-def _filled(
-    sides: tuple[_Side, _Side], found: tuple[Places, Places], proposals: Mapping[int, Proposal]
-) -> Mapping[str, torch.Tensor]:
-    """Return the target's tensors as the proposals make them."""
-    ledger = Ledger(*found, (sides[0].shapes, sides[1].shapes))
-    ledger.enter_all(settled(found[1], proposals))
-    made = Alignment(sides[0].shapes, sides[1].shapes, tuple(ledger.entries()))
-    return made.apply(sides[0].tensors)
-
-
-def _written(sides: tuple[_Side, _Side], found: tuple[Places, Places], seen: Mapping[int, Seen]) -> Alignment:
-    """Write the alignment that a pairing of places is."""
+def _written(
+    sides: tuple[_Side, _Side],
+    found: tuple[Places, Places],
+    seen: Mapping[int, Seen],
+    ledger: Ledger | None = None,
+) -> Alignment:
+    """Write the alignment that a pairing of places is, from a ledger of it if there is one."""
     (source, target), tensors = sides, (sides[0].tensors, sides[1].tensors)
-    ledger = Ledger(*found, (source.shapes, target.shapes))
-    ledger.enter_all(seen)
+    if ledger is None:
+        ledger = Ledger(*found, (source.shapes, target.shapes))
+        ledger.enter_all(seen)
     entries = {entry.target: entry for entry in ledger.entries()}
     mismatched = {key: m for key, m in ledger.mismatched.items() if key not in entries}
     ambiguous = {

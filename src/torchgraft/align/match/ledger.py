@@ -29,6 +29,7 @@ class _Draft:
     rules: dict[str, None] = attrs.field(factory=dict)
     evidence: set[str] = attrs.field(factory=set)
     clash: set[str] = attrs.field(factory=set)
+    sources: dict[str, None] = attrs.field(factory=dict)
 
 
 class Ledger:
@@ -50,6 +51,7 @@ class Ledger:
         self._starts = torch.tensor([offsets[key] for key in self._names])
         self._drafts: dict[str, _Draft] = {}
         self._unpaired: set[str] = set()
+        self._made: dict[str, Entry | None] = {}
         self.mismatched: dict[str, Mismatch] = {}
         self.ambiguous: dict[str, Ambiguity] = {}
 
@@ -62,6 +64,20 @@ class Ledger:
         self._unpaired = self._target.used(n for n in self._target.live() if n not in pairs)
         for number, seen in pairs.items():
             self.enter(number, seen)
+
+    def restate(self, pairs: Mapping[int, Seen]) -> None:
+        """Take for the same pairs other rules and evidence.
+
+        Args:
+            pairs: the pairs that were entered.
+        """
+        for draft in self._drafts.values():
+            draft.rules.clear()
+            draft.evidence.clear()
+        for number, seen in pairs.items():
+            for key in self._target.keys(number):
+                if key in self._drafts:
+                    self._draft(key, seen)
 
     def enter(self, number: int, seen: Seen) -> None:
         """Enter a pair of places."""
@@ -96,7 +112,7 @@ class Ledger:
         if labels is None or held is None or labels.squeeze().shape != held.squeeze().shape:
             self._leaves(operand.leaves, source.leaves, seen)
         else:
-            self._set(operand, labels.reshape(-1), held.reshape(-1), seen)
+            self._set(operand, labels.reshape(-1), held.reshape(-1), seen, source.leaves)
 
     def _zeros(self, slot: Slot, operand: Operand, seen: Seen) -> None:
         labels = _labels(slot, operand, self._target.operands)
@@ -141,12 +157,23 @@ class Ledger:
         if bool(((known != _UNSET) & (known != places + offset)).any()):
             draft.clash |= {other, *self._keys(known)}
 
-    def _set(self, operand: Operand, labels: torch.Tensor, held: torch.Tensor, seen: Seen) -> None:
+    def _set(
+        self,
+        operand: Operand,
+        labels: torch.Tensor,
+        held: torch.Tensor,
+        seen: Seen,
+        sources: Sequence[str] = (),
+    ) -> None:
         for key in operand.leaves:
             offset, count = self._target.operands.offsets[key], _count(self._shapes[1][key])
-            mine = (labels >= offset) & (labels < offset + count)
-            places, values = labels[mine] - offset, held[mine]
+            if len(operand.leaves) == 1 and labels.numel() and int(labels.min()) >= offset:
+                places, values = labels - offset, held
+            else:
+                mine = (labels >= offset) & (labels < offset + count)
+                places, values = labels[mine] - offset, held[mine]
             draft = self._draft(key, seen)
+            draft.sources.update(dict.fromkeys(sources))
             if draft.whole:
                 first = self._source.operands.offsets[draft.whole]
                 if bool((values != places + first).any()):
@@ -167,8 +194,9 @@ class Ledger:
 
     def _keys(self, labels: torch.Tensor) -> list[str]:
         """Name the source tensors that labels point into, in their order."""
-        found = torch.unique(self._indices(labels[labels >= 0]))
-        return [self._names[i] for i in found.tolist()]
+        present = torch.zeros(len(self._names), dtype=torch.bool)
+        present[self._indices(labels[labels >= 0])] = True  # sorting them would take longer
+        return [self._names[i] for i in present.nonzero().flatten().tolist()]
 
     def _indices(self, labels: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(self._starts, labels, right=True) - 1
@@ -185,7 +213,9 @@ class Ledger:
             if draft.clash:
                 self.ambiguous[key] = Ambiguity(key, tuple(sorted(draft.clash)))
                 continue
-            entry = self._entry(key, draft)
+            if key not in self._made:
+                self._made[key] = self._entry(key, draft)
+            entry = self._made[key]
             if entry is not None:
                 rule = next(one for one in _RULES if one in draft.rules)
                 weakest = next(one for one in _EVIDENCE if one in draft.evidence)
@@ -197,7 +227,7 @@ class Ledger:
             return Entry(key, (Part(draft.whole),))
         labels = draft.labels
         offsets = self._source.operands.offsets
-        keys = self._keys(labels)
+        keys = [name for name in draft.sources if _count(self._shapes[0][name])]
         if len(keys) == 1 and self._shapes[0][keys[0]] == shape:
             read = labels != _UNSET  # what a table holds beyond what is looked up goes along
             if bool((labels == torch.arange(len(labels)) + offsets[keys[0]])[read].all()):

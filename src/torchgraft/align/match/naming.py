@@ -92,6 +92,22 @@ class Pairing:
         kept.sort(key=lambda known: (known[0], known[2]))
         return any(a[0] == b[0] and a[0] and a[1] > b[1] for a, b in itertools.pairwise(kept))
 
+    def _crossing(self, ours: list[Item], theirs: list[Item]) -> bool:
+        """Tell whether order would have some of them overtake a certain layer of their block, and others not."""
+        pairs = list(zip(ours, theirs, strict=True))
+        return any(
+            len(
+                {
+                    (one.number - known.source) * (item.number - t) < 0
+                    for one, item in pairs
+                    if item.block == self._homes[t] != () and self._kinds[t] == item.label[0]
+                }
+            )
+            > 1
+            for t, known in self.made.items()
+            if known.rule == "shape"
+        )
+
     def _doubtful(self, item: Item) -> bool:
         """Tell whether order says nothing: a part of a layer, a normalisation of one in doubt."""
         before = self.made.get(item.beside)
@@ -141,7 +157,11 @@ class Pairing:
         inner = [(".".join(i.inner),) for i in ours], [(".".join(i.inner),) for i in theirs]
         told = told_by_names(*inner)
         rule = "names" if told is not None else "order"
-        open_ = told is None and (self._inverted(ours[0].label) or any(self._doubtful(i) for i in theirs))
+        open_ = told is None and (
+            self._inverted(ours[0].label)
+            or self._crossing(ours, theirs)
+            or any(self._doubtful(item) for item in theirs)
+        )
         others = tuple(i.number for i in ours) if open_ else ()
         for i, item in enumerate(theirs):
             self._set(ours[i if told is None else told[i]], item, rule, others)
