@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from contextlib import contextmanager, suppress
+from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 
-@runtime_checkable
 class _Cached(Protocol):
     """What ``lru_cache`` makes."""
 
@@ -28,6 +28,7 @@ class _Cached(Protocol):
         """Empty it."""
 
 
+_MADE = type(functools.lru_cache(lambda: None))
 _KNOWN: WeakKeyDictionary[type, tuple[_Cached, ...]] = WeakKeyDictionary()
 
 
@@ -76,14 +77,12 @@ _PLAIN = ("builtins", "torch", "typing", "abc")
 
 def _inside(value: object, depth: int = 2) -> Iterator[_Cached]:
     """Yield the cache that a function is, wraps or closes over."""
-    value = getattr(value, "__func__", value)
-    if isinstance(value, _Cached):
-        yield value
-        return
-    if depth and inspect.isfunction(value):
+    # Asked for by class: an object that makes up its attributes would answer any question.
+    if isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        value = value.__func__
+    if isinstance(value, _MADE):
+        yield cast("_Cached", value)
+    elif depth and inspect.isfunction(value):
         for cell in value.__closure__ or ():
-            try:
-                held: object = cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-            yield from _inside(held, depth - 1)
+            with suppress(ValueError):  # not filled yet
+                yield from _inside(cell.cell_contents, depth - 1)
