@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 
 import attrs
 import pytest
@@ -25,7 +26,7 @@ from truths import known, made, read
 
 from torchgraft import load_report, load_weights, pipe, transfer
 from torchgraft.align.align import align
-from torchgraft.align.alignment import Alignment, Mismatch, Part
+from torchgraft.align.alignment import Alignment, Part
 from torchgraft.align.match.naming import Item, Pairing
 from torchgraft.align.match.units import Held, places_of, role_of, units_of, words
 from torchgraft.errors import AlignmentError, AnalysisError
@@ -37,8 +38,6 @@ UNDECIDED = {
     "resnet50d_hugging2timm": 82,  # shortcuts of the shape of a layer beside them, registered first
     "dinov2_swiglu_hugging2timm": 6,  # gate and value are two layers here and one there
     "dinov2_swiglu_timm2hugging": 67,
-    "clip_hugging2timm": 1,  # a class token of another rank
-    "clip_timm2hugging": 1,
     "hgnet_v2_timm2hugging": 60,  # scalars that are all alike
     "hgnet_v2_hugging2timm": 60,
 }
@@ -109,11 +108,12 @@ def test_what_is_undecided_is_said_and_never_filled(name):
     assert reconciled(found)
 
 
-def test_a_token_of_another_rank_differs_in_shape():
+def test_a_token_of_another_rank_is_the_same_token():
     held = case(PAIRS["clip_timm2hugging"])
     found = align(held.source.state_dict(), held.target, example=held.x)
-    name = "embeddings.class_embedding"
-    assert found.mismatched == (Mismatch(name, "cls_token", (64,), (1, 1, 64)),)
+    assert found.operation(found.of("embeddings.class_embedding")) == "reshape"
+    assert found.of("embeddings.class_embedding").keys == ("cls_token",)
+    assert not found.mismatched
 
 
 def test_the_halves_of_a_split_layer_are_candidates_for_each_other():
@@ -204,7 +204,9 @@ def test_counters_follow_their_normalisation():
     assert {key.rpartition(".")[2] for key in found.missing} == {"num_batches_tracked"}
     other = {f"net.{key}": value for key, value in eighteen().state_dict().items()}
     found = align(other, resnet18(), example=X)
-    assert {e.target: e.keys for e in found.entries} == {key: (f"net.{key}",) for key in eighteen().state_dict()}
+    assert {e.target: e.keys for e in found.entries} == {
+        key: (f"net.{key}",) for key in eighteen().state_dict()
+    }
 
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 1}, {"steps": torch.ones(3, dtype=torch.long)}])
@@ -223,6 +225,43 @@ def test_an_example_that_does_not_fit_is_refused():
         "  found  RuntimeError: Invalid channel dimensions\n"
         "  write  align(source, target, example=torch.zeros(<an input both models take>))"
     )
+
+
+def test_layers_that_learn_little_are_known():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.Linear(8, 1, bias=False),
+    )
+    found = align(net.state_dict(), net, example=torch.zeros(2, 3, 2, 2))
+    assert same_names(found)
+    assert len(found.entries) == len(net.state_dict()) == 8
+    lost = {key: value for key, value in net.state_dict().items() if key != "1.running_var"}
+    left = align(lost, net, example=torch.zeros(2, 3, 2, 2))
+    assert same_names(left)
+    assert {"1.running_mean", "1.running_var"} <= set(left.missing)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_normalisation_that_learns_is_no_other(affine):
+    """Ones and zeros would do for one way; nothing says that they are meant."""
+
+    def net(*, affine):
+        layers = [
+            nn.Conv2d(3, 4, 1),
+            nn.BatchNorm2d(4, affine=affine),
+            nn.Conv2d(4, 5, 1),
+            nn.Conv2d(5, 6, 1),
+        ]
+        return nn.Sequential(*layers)
+
+    state, target = net(affine=not affine).state_dict(), net(affine=affine)
+    found = align(state, target, example=SMALL_X)
+    counter = "1.num_batches_tracked"
+    assert {key.partition(".")[0] for key in told(found) if key != counter} == {"0", "2", "3"}
+    assert reconciled(found)
 
 
 # Unrelated models -----------------------------------------------------------------------------
@@ -342,7 +381,13 @@ def test_biases_that_belong_to_no_layer_stand_alone(shapes):
 
 
 def test_what_shapes_tell_of_a_layer():
-    norm = {"weight": (4,), "bias": (4,), "running_mean": (4,), "running_var": (4,), "num_batches_tracked": ()}
+    norm = {
+        "weight": (4,),
+        "bias": (4,),
+        "running_mean": (4,),
+        "running_var": (4,),
+        "num_batches_tracked": (),
+    }
     shapes = {
         "pos": (1, 4, 8),
         "temperature": (),
@@ -444,7 +489,14 @@ class Blocks(nn.Sequential):
         super().__init__(nn.Conv2d(3, 8, 1), *(Block(*width, norms=norms) for width in widths))
 
 
-OTHER = {"a": "layer.0", "b": "layer.1", "c": "layer.2", "cn": "layer.3", "skip": "proj.conv", "sn": "proj.norm"}
+OTHER = {
+    "a": "layer.0",
+    "b": "layer.1",
+    "c": "layer.2",
+    "cn": "layer.3",
+    "skip": "proj.conv",
+    "sn": "proj.norm",
+}
 FIRST = ["skip", "sn", "a", "b", "c", "cn"]  # the shortcut is registered first
 RUN = ["a", "b", "c", "cn", "skip", "sn"]
 SMALL_X = torch.zeros(2, 3, 4, 4)
@@ -497,12 +549,22 @@ def test_order_is_believed_where_it_holds():
     assert found.of("1.c.weight").rule == "order"
 
 
-def test_order_is_not_believed_where_layers_are_registered_backwards():
-    net = Blocks((8, 16, 32), (32, 32, 64), (64, 32, 32))
-    state, truth = rewritten(net, ["c", "b", "a", "skip"], {**OTHER, "skip": "x", "a": "y", "b": "z", "c": "w"})
+def chain():
+    """Return a layer, two that are alike, and another."""
+    sizes = {"start": (8, 16), "left": (16, 16), "right": (16, 16), "end": (16, 8)}
+    return nn.Sequential(OrderedDict((name, nn.Conv2d(*size, 1)) for name, size in sizes.items()))
+
+
+def test_order_is_not_believed_where_what_is_certain_is_registered_backwards():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), chain(), chain())
+    names = {"end": "u", "right": "v", "left": "w", "start": "x"}
+    state, truth = rewritten(net, names, names)
     found = align(state, net, example=SMALL_X)
-    assert told(found).items() <= truth.items()
-    assert reconciled(found)
+    twins = {key for key in truth if key.split(".")[1] in {"left", "right"}}
+    assert {one.target for one in found.ambiguous} == twins
+    assert told(found) == {key: other for key, other in truth.items() if key not in twins}
+    state, truth = rewritten(net, [*names][::-1], names)
+    assert told(align(state, net, example=SMALL_X)) == truth
 
 
 def test_a_normalisation_follows_its_layer():
@@ -588,7 +650,9 @@ def test_biases_that_stand_alone_are_joined_and_what_has_none_is_zero():
     state |= {**linear("out"), **linear("head", 3)}
     for fused in (False, True):
         given = align(state, Attention(fused=fused), example=TOKENS).apply(state)
-        joined = given["wide.bias"] if fused else torch.cat([given[f"{n}.bias"] for n in ("one", "two", "three")])
+        joined = (
+            given["wide.bias"] if fused else torch.cat([given[f"{n}.bias"] for n in ("one", "two", "three")])
+        )
         assert joined.equal(torch.cat([state["q_bias"], torch.zeros(8), state["v_bias"]]))
 
 
@@ -620,42 +684,77 @@ def test_a_split_layer_that_is_whole_in_the_state_dict_is_whole():
     assert reconciled(found)
 
 
-class Positions(nn.Module):
-    """Tokens with positions that are a sum of tables, and a scale at the end."""
+class Tokens(nn.Module):
+    """Tokens, some of them learnt, with positions and a scale."""
 
-    def __init__(self, *, two):
+    def __init__(self, learnt=()):
         super().__init__()
-        self.two = two
-        self.rows = nn.Parameter(torch.randn(1, 4, 8))
-        if two:
-            self.columns = nn.Parameter(torch.randn(1, 1, 8))
+        self.rows = nn.Parameter(torch.randn(1, 4 + sum(learnt), 8))
+        self.learnt = nn.ParameterDict({f"t{size}": torch.randn(1, size, 8) for size in learnt})
         self.fc, self.out = nn.Linear(8, 16), nn.Linear(16, 3)
         self.gamma = nn.Parameter(torch.randn(16))
 
     def forward(self, x):
-        table = self.rows + self.columns if self.two else self.rows
-        x = x.flatten(2).transpose(1, 2) + table
-        return self.out(self.fc(x) * self.gamma).mean(1)
+        x = x.flatten(2).transpose(1, 2)
+        if self.learnt:
+            x = torch.cat([token.expand(len(x), -1, -1) for token in self.learnt.values()] + [x], 1)
+        return self.out(self.fc(x + self.rows) * self.gamma).mean(1)
 
 
-@pytest.mark.parametrize("two", [False, True])
-def test_tables_and_scales(two):
-    state = {"pos": torch.randn(1, 4, 8)}
-    if two:
-        state["col"] = torch.randn(1, 1, 8)
-    state |= {**linear("mlp", 16), "ls": torch.randn(16), **linear("head", 3, 16)}
-    found = align(state, Positions(two=two), example=TOKENS)
-    wanted = {"rows": "pos", "gamma": "ls", **({"columns": "col"} if two else {})}
+class Alike(Tokens):
+    """Three learnt tokens, two of one shape."""
+
+    def __init__(self):
+        super().__init__((3,))
+        self.a, self.b = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 1, 8))
+        self.rows = nn.Parameter(torch.randn(1, 9, 8))
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([t.expand(len(x), -1, -1) for t in (self.a, self.learnt["t3"], self.b)] + [x], 1)
+        return self.out(self.fc(x + self.rows) * self.gamma).mean(1)
+
+
+def tokens(**learnt):
+    """Return the state dict of such a net by another hand."""
+    state = {"pos": torch.randn(1, 4 + sum(learnt.values()), 8), "ls": torch.randn(16)}
+    state |= {name: torch.randn(1, size, 8) for name, size in learnt.items()}
+    return {**state, **linear("mlp", 16), **linear("head", 3, 16)}
+
+
+@pytest.mark.parametrize("learnt", [{}, {"cls": 1}, {"registers": 3, "cls": 1}])
+def test_tables_tokens_and_scales(learnt):
+    state = tokens(**learnt)
+    net = Tokens(sorted(learnt.values()))
+    found = align(state, net, example=TOKENS)
+    wanted = {"rows": "pos", "gamma": "ls", **{f"learnt.t{size}": name for name, size in learnt.items()}}
     assert told(found).items() >= wanted.items()
-    assert found.missing == ()
-    lacking = {key: value for key, value in state.items() if key != "col"}
-    if two:
-        assert "columns" not in told(align(lacking, Positions(two=two), example=TOKENS))
+    assert {found.of(key).rule for key in wanted} == {"shape"}
+    assert found.missing == found.unused == ()
+    assert all(found.apply(state)[key].equal(state[other]) for key, other in wanted.items())
+
+
+def test_joined_tokens_are_as_certain_as_the_least_of_them():
+    """Two are alike and told by their order; the third is alone of its shape."""
+    found = align(tokens(one=1, three=3, other=1), Alike(), example=TOKENS)
+    assert told(found).items() >= {"learnt.t3": "three", "a": "one", "b": "other"}.items()
+    assert found.of("learnt.t3").rule == "order"
+
+
+def test_of_joined_tokens_all_or_none_are_known():
+    found = align(tokens(registers=3, cls=2), Tokens((1, 3)), example=TOKENS)
+    assert {"learnt.t1", "learnt.t3"}.isdisjoint(told(found))
+    assert reconciled(found)
 
 
 def test_an_embedding_looks_like_a_linear_layer():
-    state = {"pos.weight": torch.randn(4, 8), **linear("mlp", 16), "ls": torch.randn(16), **linear("head", 3, 16)}
-    found = align(state, Positions(two=False), example=TOKENS)
+    state = {
+        "pos.weight": torch.randn(4, 8),
+        **linear("mlp", 16),
+        "ls": torch.randn(16),
+        **linear("head", 3, 16),
+    }
+    found = align(state, Tokens(), example=TOKENS)
     assert found.of("rows").keys == ("pos.weight",)
     assert found.apply(state)["rows"].equal(state["pos.weight"][None])
 

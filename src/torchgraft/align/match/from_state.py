@@ -43,11 +43,9 @@ def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Uni
     ours = [Item(i, unit.label, unit.name, unit.role, i - 1) for i, unit in enumerate(units)]
     theirs = _items(target, {item.label for item in ours})
     asked = {item.label for item in theirs}
-    for item, unit in zip(ours, units, strict=True):  # an embedding looks like a linear layer
-        table = ("p", item.label[1:])
-        if item.label[0] == "w" and item.label not in asked and table in asked and set(unit.keys) == {"w"}:
-            item.label, unit.keys = table, {"p0": unit.keys["w"]}
-            unit.label = table
+    for item, unit in zip(ours, units, strict=True):
+        if item.label not in asked and len(unit.keys) == 1:
+            item.label = _as_asked(unit, shapes, asked)
     _mark_blocks(ours)
     _mark_blocks(theirs)
     matcher = Pairing()
@@ -61,6 +59,12 @@ def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Uni
     paired = sum(item.label[0] == "w" and item.number in made for item in theirs)
     if paired < RELATED * min(layers):
         return units, {}
+    taken = {known.source for known in made.values()}
+    namesakes = {(item.home, item.label[0]): item for item in ours if item.number not in taken}
+    for item in theirs:  # another width under the same name: that is told, and nothing is taken
+        one = namesakes.get((item.home, item.label[0]))
+        if one is not None and one.label != item.label and item.number not in made:
+            made[item.number] = Proposal(one.number, "names")
     for item in theirs:
         if item.parts and item.number in made:
             whole = units[made[item.number].source]
@@ -78,6 +82,18 @@ def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Uni
             weakest = max(slots.values(), key=lambda known: _RULES.index(known.rule))
             made[owner] = attrs.evolve(weakest, source=len(units) - 1)
     return units, made
+
+
+def _as_asked(unit: Unit, shapes: Mapping[str, Shape], asked: set[Label]) -> Label:
+    """See a matrix as what the model has: an embedding, or a layer with one output and no bias."""
+    ((slot, key),) = unit.keys.items()
+    shape = shapes[key]
+    table, layer = ("p", unit.label[1:]), ("w", *shape)
+    if slot == "w" and table in asked:
+        unit.label, unit.keys = table, {"p0": key}
+    elif slot == "p0" and len(shape) == 2 and layer in asked:
+        unit.label, unit.keys = layer, {"w": key}
+    return unit.label
 
 
 def _items(target: Places, known: set[Label]) -> list[Item]:
@@ -119,7 +135,7 @@ def label_of(target: Places, number: int) -> Label:
         shape = torch.Size(cast("Shape", shapes["w"]))
         return ("w", shape[0], shape[1:].numel())
     if place.kind == "norm":
-        return ("n", shapes.get("w") or shapes.get("m"))
+        return ("n", shapes["w"]) if "w" in shapes else ("n", shapes.get("m"), "bare")
     if place.kind == "affine" and "b" in shapes:
         return ("a", shapes["w"])
     key = target.keys(number)[0]

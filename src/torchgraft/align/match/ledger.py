@@ -123,10 +123,10 @@ class Ledger:
         """Pair what two expressions are computed from: by shape, by name, in order."""
         of_shape: dict[Shape, list[str]] = {}
         for other in theirs:
-            of_shape.setdefault(self._shapes[0][other], []).append(other)
+            of_shape.setdefault(_squeezed(self._shapes[0][other]), []).append(other)
         groups: dict[Shape, list[str]] = {}
         for key in ours:
-            groups.setdefault(self._shapes[1][key], []).append(key)
+            groups.setdefault(_squeezed(self._shapes[1][key]), []).append(key)
         if {s: len(g) for s, g in groups.items()} != {s: len(g) for s, g in of_shape.items()}:
             self._differ(ours, theirs)
             return
@@ -260,6 +260,10 @@ def _formed(slot: Slot, operand: Operand) -> Shape:
 def _labels(slot: Slot, operand: Operand, operands: Operands) -> torch.Tensor | None:
     labels = operands.labels(operand)
     return None if labels is None else slot.of(labels)
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
 
 
 def _count(shape: Shape) -> int:

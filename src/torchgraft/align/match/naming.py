@@ -93,7 +93,7 @@ class Pairing:
         return any(a[0] == b[0] and a[0] and a[1] > b[1] for a, b in itertools.pairwise(kept))
 
     def _crossing(self, ours: list[Item], theirs: list[Item]) -> bool:
-        """Tell whether order would have some of them overtake a certain layer of their block, and others not."""
+        """Tell whether order has some, but not all, of a block overtake a layer that is certain."""
         pairs = list(zip(ours, theirs, strict=True))
         return any(
             len(

@@ -93,6 +93,9 @@ def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -
     for name, slot_names in _pairs(alone):
         keys = {_SLOTS[slot]: alone.pop(last) for slot, last in slot_names.items()}
         made += _parted(f"{prefix}.{name}".strip("."), keys, shapes)
+    if {"running_mean", "running_var"} <= alone.keys():  # a normalisation that learns nothing
+        keys = {_SLOTS[last]: alone.pop(last) for last in ("running_mean", "running_var")}
+        made.append(Unit(prefix, keys, ("n", shapes[keys["m"]], "bare")))
     for last, key in alone.items():
         if last != "num_batches_tracked":
             made.append(Unit(key, {"p0": key}, ("p", _squeezed(shapes[key]))))
