@@ -109,7 +109,7 @@ class _Side:
         """Run the model and find its places."""
         record = record_live(self.model, arguments, meta=meta)
         buffers = dict(self.model.named_buffers(remove_duplicate=False))
-        mapped = [key for key, value in self.tensors.items() if value.is_floating_point()]
+        mapped = [k for k, t in self.tensors.items() if t.is_floating_point() or t.is_complex()]
         return find_places(record, {**buffers, **self.tensors}, mapped)
 
 
@@ -148,7 +148,11 @@ def _sources(pairs: Mapping[int, Seen]) -> dict[int, int]:
 
 def _from_state(source: Mapping[str, torch.Tensor], target: _Side, arguments: Arguments) -> Alignment:
     """Align a state dict, of which there is no model, with a model."""
-    tensors = {key: value for key, value in source.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        key: value
+        for key, value in source.items()
+        if isinstance(key, str) and isinstance(value, torch.Tensor)
+    }
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     floats = {key: shape for key, shape in shapes.items() if tensors[key].is_floating_point()}
     try:

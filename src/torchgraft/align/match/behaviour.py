@@ -219,7 +219,7 @@ class _Lockstep:
         proposal = self._proposals.get(place.number)
         near = self._near(place, seen)
         if proposal is None:
-            return self._found(near)
+            return self._found(place, near)
         best = near[0][0] if near else 1.0
         tight = [s for d, s in near if d <= 3 * best + 1e-5]
         if proposal.others and not any(self._untold(parent) for parent, _ in place.parents):
@@ -252,9 +252,17 @@ class _Lockstep:
         ahead = self._places[number].parents if proposal is not None and proposal.others else []
         return any(self._untold(parent) for parent, _ in ahead)
 
-    def _found(self, near: list[tuple[float, int]]) -> Seen | None:
+    def _found(self, place: Place, near: list[tuple[float, int]]) -> Seen | None:
         """Find the counterpart of a place for which structure has none."""
         taken = {known.source for known in self.seen.values()}
+        mine = [
+            s
+            for d, s in near
+            if d <= _SAME and s not in taken and self._source.keys(s) == self._keys(place.number)
+        ]
+        if len(mine) == 1 and mine[0] in self._claimed:  # the one that claims it goes by another name
+            self._proposals.pop(self._claimed.pop(mine[0]))
+            return Seen(mine[0], "input", "behaviour")
         free = [(d, s) for d, s in near if s not in self._claimed and s not in taken and d <= _SAME]
         return Seen(free[0][1], "input", "behaviour") if len(free) == 1 else None
 

@@ -1,8 +1,7 @@
 """Find the places of a recorded run.
 
 A product of a signal with something made of itself is an activation, however it is spelled;
-attention is spelled out, whether it is one operation or many; and what a layer makes of a
-constant is a signal too: a table computed from coordinates, a query that is a parameter.
+attention is spelled out; and what a layer makes of a constant is a signal too.
 """
 
 from __future__ import annotations
@@ -14,7 +13,16 @@ import torch
 
 from torchgraft.align.match.kinds import Slot, kind_of
 from torchgraft.align.match.operands import Operands, Tensors
-from torchgraft.align.match.operations import FRESH, JOINS, MOVES, NOTHING, PARTS, PRODUCTS, SEEN_ANEW
+from torchgraft.align.match.operations import (
+    FRESH,
+    JOINS,
+    MOVES,
+    NOTHING,
+    ORDERED,
+    PARTS,
+    PRODUCTS,
+    SEEN_ANEW,
+)
 from torchgraft.align.match.parting import partings
 from torchgraft.align.match.places import Place, Places, Way
 from torchgraft.graph.deep.record import Op, Record
@@ -139,7 +147,7 @@ class _Finder:
         if len(set(origins)) == 1:
             return origins[0] if (number, signals[0]) in self.parts else self.origin[signals[0]]
         kind = JOINS.get(name, "join")
-        sides = [str(i) if kind == "cat" else "" for i in range(len(origins))]
+        sides = [str(i) if kind in ORDERED else "" for i in range(len(origins))]
         parents = list(zip(origins, sides, strict=True))
         made = self._place(kind, (), number, signals[0], parents)
         made.ways = [self.ways.get(value, Way()) for value in signals]

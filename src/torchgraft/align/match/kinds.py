@@ -84,7 +84,7 @@ def _turned(t: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(t: torch.Tensor) -> torch.Tensor:
-    return t.reshape(t.shape[0], -1)
+    return t.flatten(1)
 
 
 def kind_of(op: Op, shapes: Sequence[torch.Size], signals: Container[int]) -> Kind | None:

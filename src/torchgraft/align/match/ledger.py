@@ -12,7 +12,7 @@ from torchgraft.align.maps.pieces import summarise
 from torchgraft.align.match.behaviour import Seen
 from torchgraft.align.match.kinds import Slot
 from torchgraft.align.match.operands import UNKNOWN, ZERO, Operand, Operands
-from torchgraft.align.match.places import Places
+from torchgraft.align.match.places import Place, Places
 
 _UNSET = -3
 # Rules and evidence, the weakest first.
@@ -88,8 +88,11 @@ class Ledger:
             if seen.others:
                 self._open(to, name, seen)
             elif there is not None:
-                self._pair((slot, to), (there, self._source.operands.of(there.value)), seen)
-            elif name == "b" and other.shapes.get("w") in (place.shapes["w"], None):
+                both = (slot, to), (there, self._source.operands.of(there.value))
+                self._pair(*both, seen, plain=there.op >= 0 and name[0] != "p")
+            elif (
+                name == "b" and self._knows_bias(other) and other.shapes.get("w") in (place.shapes["w"], None)
+            ):
                 self._zeros(slot, to, seen)
 
     def _open(self, to: Operand, name: str, seen: Seen) -> None:
@@ -99,7 +102,14 @@ class Ledger:
         for key in to.leaves:
             self.ambiguous.setdefault(key, Ambiguity(key, tuple(keys)))
 
-    def _pair(self, to: tuple[Slot, Operand], of: tuple[Slot, Operand], seen: Seen) -> None:
+    def _knows_bias(self, place: Place) -> bool:
+        """Tell whether a layer without a bias is one: a state dict may have lost it, but for a part."""
+        slot = place.slots["w"]
+        return slot.op >= 0 or slot.rows is not None or bool(place.hyper)
+
+    def _pair(
+        self, to: tuple[Slot, Operand], of: tuple[Slot, Operand], seen: Seen, *, plain: bool = True
+    ) -> None:
         (slot, operand), (there, source) = to, of
         ours, theirs = _whole(slot, operand, self._shapes[1]), _whole(there, source, self._shapes[0])
         if ours and theirs and _formed(slot, operand) == _formed(there, source):
@@ -109,6 +119,8 @@ class Ledger:
             _labels(slot, operand, self._target.operands),
             _labels(there, source, self._source.operands),
         )
+        if plain and (labels is None) != (held is None):
+            return  # one is computed with, the other used as it is
         if labels is None or held is None or labels.squeeze().shape != held.squeeze().shape:
             self._leaves(operand.leaves, source.leaves, seen)
         else:
@@ -120,7 +132,7 @@ class Ledger:
             self._set(operand, labels.reshape(-1), torch.full((labels.numel(),), ZERO), seen)
 
     def _leaves(self, ours: Sequence[str], theirs: Sequence[str], seen: Seen) -> None:
-        """Pair what two expressions are computed from: by shape, by name, in order."""
+        """Pair what two expressions are computed from: by shape and by name."""
         of_shape: dict[Shape, list[str]] = {}
         for other in theirs:
             of_shape.setdefault(_squeezed(self._shapes[0][other]), []).append(other)
@@ -134,6 +146,10 @@ class Ledger:
             others = of_shape[shape]
             last = {key.rpartition(".")[2]: key for key in others}
             named = all(key.rpartition(".")[2] in last for key in keys) and len(last) == len(others)
+            if len(keys) > 1 and not named:
+                for key in keys:
+                    self.ambiguous.setdefault(key, Ambiguity(key, tuple(sorted(others))))
+                continue
             for key, other in zip(keys, others, strict=True):
                 self._set_whole(key, last[key.rpartition(".")[2]] if named else other, seen)
 

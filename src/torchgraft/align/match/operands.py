@@ -19,6 +19,7 @@ from torchgraft.graph.deep.record import Op, Record, Ref
 
 Tensors = Mapping[str, torch.Tensor]
 
+_DEEPEST = 200  # as many operations on a parameter are not followed
 # Labels of what is no element of a parameter.
 ZERO, UNKNOWN = -1, -2
 _PLACES = ("device", "pin_memory", "layout")
@@ -64,11 +65,14 @@ class Operands:
         for value, key in record.given.items():
             self._leaves[value] = (key,) if key in self.offsets else ()
         self._known: dict[int, Operand] = {}
+        self._depth: dict[int, int] = {}
 
     def note(self, op: Op) -> None:
         """Take note of an operation that no input of the model enters."""
         leaves = tuple(dict.fromkeys(key for value in op.inputs for key in self._leaves.get(value, ())))
+        depth = 1 + max((self._depth.get(value, 0) for value in op.inputs), default=0)
         for place, value in enumerate(op.outputs):
+            self._depth[value] = depth
             if value in op.inputs:  # handed on as it is
                 continue
             self._made[value] = op, place
@@ -89,6 +93,8 @@ class Operands:
     def of(self, value: int) -> Operand:
         """Say where the elements of a value come from."""
         known = self._known.get(value)
+        if known is None and self._depth.get(value, 0) > _DEEPEST:
+            return Operand(self.leaves(value))
         if known is None:
             known = self._known[value] = self._viewed(value) or self._moved(value)
         return known

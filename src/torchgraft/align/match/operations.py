@@ -111,5 +111,7 @@ NOTHING = frozenset(
     }
 )
 # Meetings of two signals, by what they are.
-JOINS = {"add": "add", "sub": "add", "mul": "mul", "div": "mul", "cat": "cat", "stack": "cat"}
+JOINS = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "cat": "cat", "stack": "cat"}
+# Those in which it matters which signal is which.
+ORDERED = ("cat", "sub", "div")
 PRODUCTS = ("bmm", "baddbmm", "matmul")

@@ -104,10 +104,15 @@ def constants(tensors: tuple[Tensors, Tensors], left: tuple[Iterable[str], Itera
         tensor = tensors[1][key]
         if _constant(key, tensor):
             alike = held.get((tuple(tensor.shape), tensor.dtype), [])
-            same = [other for other in alike if torch.equal(tensors[0][other].cpu(), tensor.cpu())]
+            same = [other for other in alike if _equal(tensors[0][other], tensor)]
             same.sort(key=lambda other: other != key)
             if same:
                 yield Entry(key, (Part(same[0]),), rule="constant", evidence="values")
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    strided = one.layout == other.layout == torch.strided
+    return strided and torch.equal(one.detach().cpu(), other.detach().cpu())
 
 
 def _constant(key: str, tensor: torch.Tensor) -> bool:

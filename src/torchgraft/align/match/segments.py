@@ -56,6 +56,7 @@ class Chain:
     def __init__(self, found: Places) -> None:
         self.places = found.places
         self.live = found.live()
+        self.ends = {n: i for i, n in enumerate(found.ends)}
         self.labels = {n: label(self.places[n]) for n in self.live}
         self.outlines = {n: outline(self.places[n]) for n in self.live}
         self.children: dict[int, list[tuple[int, str]]] = {n: [] for n in self.live}
@@ -99,17 +100,27 @@ class Chain:
         up: dict[int, int] = {}
         for n in reversed(part):
             met = sorted((side, up[c]) if c in inside else ("out", 0) for c, side in self.children[n])
+            met = met or [("out", 0)]  # the last of all is no other than those before it
             up[n] = hash((down[n], tuple(dict.fromkeys(met) if "out" in dict(met) else met)))
         return up
 
     def ways(self, n: int, what: str) -> tuple[object, ...]:
         """Return how the signals of a place come and go: the parts taken, or the functions."""
+        if what == "ends":
+            return (self.ends.get(n, -1),)
         coming = tuple(getattr(way, what) for way in self.places[n].ways)
         return coming, tuple(sorted(getattr(way, what) for way in self._leaving[n]))
 
     def way_key(self, what: str) -> Callable[[int], tuple[object, ...]]:
         """Return a key to sort places by how their signals come and go."""
         return lambda n: self.ways(n, what)
+
+    def purpose(self, n: int, depth: int) -> tuple[object, ...]:
+        """Say what follows a place, so many places far."""
+        if not depth:
+            return ()
+        after = [(side, self.outlines[c], self.purpose(c, depth - 1)) for c, side in self.children[n]]
+        return tuple(sorted(after, key=repr))
 
     def count(self, segment: Segment, *, widths: bool) -> Counter[Label]:
         """Count what a segment holds."""

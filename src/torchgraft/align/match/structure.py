@@ -66,6 +66,7 @@ class _Matcher:
         self.target = target
         self.names = names
         self.made: dict[int, Proposal] = {}
+        self._tied: dict[int, tuple[int, ...]] = {}
 
     def found(self) -> dict[int, Proposal]:
         ours, theirs = self.source.segments, self.target.segments
@@ -98,7 +99,7 @@ class _Matcher:
                 known = self._alike_layers(flat)
                 if len(known) >= 0.8 * min(layers) or kept < known:
                     found = flat
-        self.made.update({t: Proposal(s, "order") for t, s in found.items()})
+        self.made.update({t: Proposal(s, "order", self._tied.get(t, ())) for t, s in found.items()})
 
     def _layer(self, n: int, side: int) -> bool:
         return (self.source, self.target)[side].outlines[n][0] in _LAYERS
@@ -172,7 +173,7 @@ class _Matcher:
             for n in theirs:
                 decided.setdefault(n, (rule, others))
             for s, t, mark in told:
-                marks[0][s] = marks[1][t] = hash((mark, len(decided)))
+                marks[0][s] = marks[1][t] = hash((repr(mark), len(decided)))  # -1 and -2 hash alike
             colours = (
                 self.source.colours(one.places, marks[0]),
                 self.target.colours(other.places, marks[1]),
@@ -187,15 +188,18 @@ class _Matcher:
 
     def _told(self, ours: list[int], theirs: list[int]) -> tuple[str, list[tuple[int, int, object]]]:
         """Tell twins apart: by how their signals come and go, by their names, or not at all."""
-        for way in ("spots", "functions"):
+        different = False
+        for way in ("ends", "functions", "spots"):
             mine = [self.source.ways(n, way) for n in ours]
             yours = [self.target.ways(n, way) for n in theirs]
+            unlike = min(len(set(mine)), len(set(yours))) > 1
+            different = different or (way == "functions" and unlike)
             if len(set(mine)) > 1 and sorted(mine) == sorted(yours):
                 ours = sorted(ours, key=self.source.way_key(way))
                 theirs = sorted(theirs, key=self.target.way_key(way))
                 return "place", [(s, t, self.source.ways(s, way)) for s, t in zip(ours, theirs, strict=True)]
         told = told_by_names([self.names[0](n) for n in ours], [self.names[1](n) for n in theirs])
-        if told is not None:
+        if told is not None and not different:  # what is not interchangeable is no matter of names
             return "names", [(ours[s], t, i) for i, (s, t) in enumerate(zip(told, theirs, strict=True))]
         return "order", [(s, t, i) for i, (s, t) in enumerate(zip(ours, theirs, strict=True))]
 
@@ -212,7 +216,44 @@ class _Matcher:
         pairs = aligned(
             [("s", n) for n in ours], [("t", n) for n in theirs], lambda i, j: self._worth(ours[i], theirs[j])
         )
-        return {theirs[j]: ours[i] for i, j in pairs}
+        return self._untangled({theirs[j]: ours[i] for i, j in pairs})
+
+    def _untangled(self, found: dict[int, int]) -> dict[int, int]:
+        """Pair siblings, of one shape and on one signal, by what they are for and not by their order."""
+        siblings: dict[tuple[object, ...], list[int]] = {}
+        for t in found:
+            parents = tuple(self.target.places[t].parents)
+            siblings.setdefault((self.target.labels[t], parents), []).append(t)
+        for mine in siblings.values():
+            ours = [found[t] for t in mine]
+            if len(mine) < 2 or len({tuple(self.source.places[s].parents) for s in ours}) > 1:
+                continue
+            told = self._by_purpose(ours, mine)
+            found.update(told or {})
+            self._tied.update({t: () if told else tuple(ours) for t in mine})
+        return found
+
+    def _by_purpose(self, ours: list[int], theirs: list[int]) -> dict[int, int] | None:
+        """Pair siblings by what follows them, else by equal names; ``None`` where neither tells."""
+        told: dict[int, int] = {}
+        for depth in (3, 2, 1):
+            left = [[s for s in ours if s not in told.values()], [t for t in theirs if t not in told]]
+            marks = [
+                [repr(chain.purpose(n, depth)) for n in part]
+                for chain, part in zip((self.source, self.target), left, strict=True)
+            ]
+            for s, mark in zip(left[0], marks[0], strict=True):
+                if marks[0].count(mark) == marks[1].count(mark) == 1:
+                    told[left[1][marks[1].index(mark)]] = s
+        rest = [s for s in ours if s not in told.values()], [t for t in theirs if t not in told]
+        if len(rest[0]) > 1:
+            named = {self.names[0](s): s for s in rest[0]}
+            if {self.names[1](t) for t in rest[1]} != set(named) or len(named) < len(rest[0]):
+                return None
+            told.update({t: named[self.names[1](t)] for t in rest[1]})
+        elif rest[0]:
+            told[rest[1][0]] = rest[0][0]
+        return told
 
     def _worth(self, s: int, t: int) -> float:
         if self.source.outlines[s] != self.target.outlines[t]:

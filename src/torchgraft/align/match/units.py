@@ -127,7 +127,7 @@ def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> lis
     each = torch.Size(shape[1:]).numel()
     last = name.rpartition(".")[2]
     roles = next((roles for token, roles in _FUSED.items() if last.endswith(token)), "")
-    if not roles or wide % len(roles):
+    if not roles or not wide or wide % len(roles):
         return [Unit(name, keys, ("w", wide, each), role=role_of(name))]
     part = wide // len(roles)
     return [
@@ -214,7 +214,7 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
     held = Held(shapes)
     places = []
     for number, unit in enumerate(units):
-        place = Place(number, str(unit.label[0]), (), -1, -1, [])
+        place = Place(number, str(unit.label[0]), (unit.role,) if unit.role else (), -1, -1, [])
         for slot, key in unit.keys.items():
             rows = None if slot == "b" and unit.own_bias else unit.rows
             form = _matrix if unit.label[0] == "w" and slot == "w" else _plain if slot[0] == "p" else _flat
@@ -228,7 +228,7 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
 
 
 def _matrix(t: torch.Tensor) -> torch.Tensor:
-    return t.reshape(t.shape[0], -1)
+    return t.flatten(1)
 
 
 def _plain(t: torch.Tensor) -> torch.Tensor:

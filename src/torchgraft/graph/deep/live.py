@@ -19,7 +19,7 @@ from torchgraft.graph.caches import fresh_caches
 from torchgraft.graph.cow import cow
 from torchgraft.graph.deep.record import Ops, Record, Scopes, Values, made_of
 from torchgraft.graph.probe import Arguments
-from torchgraft.graph.proxy import to_meta
+from torchgraft.graph.proxy import rebuilt, to_meta
 from torchgraft.graph.shadow import Shadows
 
 
@@ -65,13 +65,22 @@ def record_live(
     args, kwargs = arguments
     with _apart(), fresh_caches(model), torch.device("meta") if meta else _nothing():
         recorder.ready(model, state or {})
-        positional = [to_meta(item) if meta else item for item in args]
-        named = {name: to_meta(item) if meta else item for name, item in kwargs.items()}
+        positional = [to_meta(item) if meta else _copied(item) for item in args]
+        named = {name: to_meta(item) if meta else _copied(item) for name, item in kwargs.items()}
         shadow.train()
         shadow.eval()
         with _Steps(values, recorder, step):
             shadow(*positional, **named)
     return made_of(values, recorder)
+
+
+def _copied(value: object) -> object:
+    """Copy the tensors of an argument, which a forward may write into."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, (tuple, list)):
+        return rebuilt(value, [_copied(item) for item in value])
+    return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
 
 
 class _Passing(Values):
