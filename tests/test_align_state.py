@@ -29,7 +29,7 @@ from torchgraft.align.align import align
 from torchgraft.align.alignment import Alignment, Part
 from torchgraft.align.match.naming import Item, Pairing
 from torchgraft.align.match.units import Held, places_of, role_of, units_of, words
-from torchgraft.errors import AlignmentError, AnalysisError
+from torchgraft.errors import AlignmentError, AnalysisError, OptionError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -851,3 +851,14 @@ def test_a_model_says_what_its_state_dict_leaves_open():
     whole = transfer(swiglu.source, swiglu.target, example=swiglu.x)
     with torch.no_grad():
         assert difference(swiglu.expected, whole(swiglu.x)) < SAME
+
+
+def test_a_state_dict_cannot_be_stretched():
+    with pytest.raises(OptionError) as caught:
+        align(eighteen().state_dict(), resnet18(), example=X, policy="same_shape")
+    assert str(caught.value) == (
+        "a state dict has no order of layers in which they could stand for those that follow\n"
+        '  asked  align(<a state dict>, ..., policy="same_shape")\n'
+        "  found  a source without a model\n"
+        '  write  align(<a model with these weights>, ..., policy="same_shape")'
+    )

@@ -338,7 +338,7 @@ def test_broken_and_hostile_safetensors(tmp_path):
         said = text(lambda path=path: read_checkpoint(path), tmp_path)
         assert said.startswith("'x.safetensors' is no whole safetensors file\n")
         assert "write  a fresh copy of the file" in said
-    assert "a key stands twice" in said
+    assert "'a' stands twice in one object" in said
 
 
 def test_broken_indices(tmp_path):
@@ -347,10 +347,10 @@ def test_broken_indices(tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     for content, found in (
         ("no json", "JSONDecodeError"),
-        ("[" * 100_000, "RecursionError"),
+        ("[" * 100_000, "it is nested too deep"),
         ("[]", "a list without a weight_map"),
         ('{"weight_map": {}}', "a dict without a weight_map"),
-        ('{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}', "a key stands twice"),
+        ('{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}', "stands twice in one object"),
         ('{"weight_map": {"other": "1.safetensors"}}', "'1.safetensors' has no 'other'"),
         ('{"weight_map": {"other": "list.bin"}}', "'list.bin' has no 'other'"),
         (

@@ -48,7 +48,7 @@ def align(
         target: the model that needs them.
         example: an input that both take; one is made up where there is none.
         evidence: ``"behaviour"`` to run both; ``"structure"`` where they cannot be run, as
-            on the meta device.
+            on the meta device. With a state dict nothing is run, and the entries say so.
         policy: ``"same_function"`` to pair what does the same in both; ``"same_shape"`` to
             give layers that the source does not have the weights of their like before them.
 
@@ -57,7 +57,7 @@ def align(
 
     Raises:
         AnalysisError: a model does not run on the example, not even on meta tensors.
-        OptionError: an option has no such value.
+        OptionError: an option has no such value, or none that a state dict could follow.
 
     Example:
         >>> from torch import nn
@@ -83,6 +83,13 @@ def align(
                 write=f"align(..., {name}={literal(known[0])})",
             )
     check_model(target, "align")
+    if isinstance(source, Mapping) and policy != POLICIES[0]:
+        raise OptionError(
+            "a state dict has no order of layers in which they could stand for those that follow",
+            asked=f"align(<a state dict>, ..., policy={literal(policy)})",
+            found="a source without a model",
+            write=f"align(<a model with these weights>, ..., policy={literal(policy)})",
+        )
     if isinstance(source, Mapping):
         return _from_state(source, _Side.of(target), arguments_for(target, target, example))
     check_model(source, "align")

@@ -10,6 +10,11 @@ import attrs
 Shape = tuple[int, ...]
 
 
+def squeezed(shape: Shape) -> Shape:
+    """Return a shape without its axes of one."""
+    return tuple(size for size in shape if size != 1)
+
+
 @attrs.frozen
 class Part:
     """What is taken from one source tensor, or zeros where the source has nothing.
@@ -45,8 +50,10 @@ class Entry:
         parts: what is joined.
         view: shape to see the joined parts in; empty to keep it.
         axes: order of its axes then; empty to keep it. The target's shape is given last.
-        rule: what decided: ``"same place"``, ``"same input"``, ``"names"``, ...
-        evidence: what confirmed it: ``"behaviour"``, ``"structure"``, ``"names"``.
+        rule: what decided: ``"place"`` in the structure, ``"input"`` of a run, ``"order"`` beside
+            what was altered, ``"names"``; of a state dict also ``"shape"``, ``"neighbour"``,
+            ``"role"``; ``"constant"`` for equal tables.
+        evidence: what confirmed it: ``"behaviour"``, ``"structure"``, ``"names"``, ``"values"``.
     """
 
     target: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from torchgraft.align.files.strict_json import decoded
 from torchgraft.errors import CheckpointError
 from torchgraft.text import kind, near, plural
 
@@ -59,7 +59,7 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
         with path.open("rb") as raw:
             header = raw.read(int.from_bytes(raw.read(8), "little"))
-        json.loads(header, object_pairs_hook=_once)
+        decoded(header)
     except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path.name!r} is no whole safetensors file",
@@ -71,17 +71,16 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def _shards(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     try:
-        index = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        index = decoded(path.read_text("utf-8"))
+    except ValueError as error:
         raise _no_index(path, _first_line(error)) from error
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
         raise _no_index(path, f"{kind(index)} without a weight_map")
     held: dict[str, object] = {}
     for name in dict.fromkeys(map(str, files.values())):
-        if (
-            not name or Path(name).name != name or name.endswith(".json")
-        ):  # files beside it, and no index of indices
+        # Files beside it, and no index of indices.
+        if not name or Path(name).name != name or name.endswith(".json"):
             raise _no_index(path, f"what is no file of tensors beside it: {name!r}")
         shard, _ = read_file(path.with_name(name))
         wanted = [key for key, where in files.items() if where == name]
@@ -119,13 +118,6 @@ def _pickled(path: Path) -> object:
             found=_first_line(error),
             write="a .safetensors file, or one that torch.save wrote",
         ) from error
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
-        raise ValueError("a key stands twice")
-    return held
 
 
 def _no_index(path: Path, found: str) -> CheckpointError:

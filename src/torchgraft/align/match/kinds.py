@@ -61,7 +61,7 @@ class Kind:
     Args:
         name: ``linear``, ``conv``, ``norm``, ``affine``, or the name of the operation.
         hyper: what else has to agree: kernel, stride, groups.
-        slots: the parameters it may use: name and place among the arguments, or ``None``.
+        slots: the parameters it may use: name, place among the arguments, form to compare.
         signal: the place of the activation.
     """
 

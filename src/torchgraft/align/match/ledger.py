@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from torchgraft.align.alignment import Ambiguity, Entry, Mismatch, Part, Shape
+from torchgraft.align.entry import squeezed
 from torchgraft.align.maps.pieces import summarise
 from torchgraft.align.match.behaviour import Seen
 from torchgraft.align.match.kinds import Slot
@@ -135,10 +136,10 @@ class Ledger:
         """Pair what two expressions are computed from: by shape and by name."""
         of_shape: dict[Shape, list[str]] = {}
         for other in theirs:
-            of_shape.setdefault(_squeezed(self._shapes[0][other]), []).append(other)
+            of_shape.setdefault(squeezed(self._shapes[0][other]), []).append(other)
         groups: dict[Shape, list[str]] = {}
         for key in ours:
-            groups.setdefault(_squeezed(self._shapes[1][key]), []).append(key)
+            groups.setdefault(squeezed(self._shapes[1][key]), []).append(key)
         if {s: len(g) for s, g in groups.items()} != {s: len(g) for s, g in of_shape.items()}:
             self._differ(ours, theirs)
             return
@@ -270,16 +271,12 @@ def _whole(slot: Slot, operand: Operand, shapes: Mapping[str, Shape]) -> str:
 
 def _formed(slot: Slot, operand: Operand) -> Shape:
     assert operand.view is not None
-    return tuple(size for size in slot.of(operand.view).shape if size != 1)
+    return squeezed(tuple(slot.of(operand.view).shape))
 
 
 def _labels(slot: Slot, operand: Operand, operands: Operands) -> torch.Tensor | None:
     labels = operands.labels(operand)
     return None if labels is None else slot.of(labels)
-
-
-def _squeezed(shape: Shape) -> Shape:
-    return tuple(size for size in shape if size != 1)
 
 
 def _count(shape: Shape) -> int:

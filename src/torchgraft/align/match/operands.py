@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import nn
 
+from torchgraft.align.entry import squeezed
 from torchgraft.align.match.operations import COPIES, MOVES
 from torchgraft.graph.deep.record import Op, Record, Ref
 
@@ -84,7 +85,7 @@ class Operands:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return the shape of a parameter, without axes of one."""
-        return tuple(size for size in self._tensors[key].shape if size != 1)
+        return squeezed(tuple(self._tensors[key].shape))
 
     def trained(self, value: int) -> bool:
         """Tell whether a value is made of parameters, and not of buffers alone."""

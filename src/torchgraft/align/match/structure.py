@@ -27,8 +27,8 @@ class Proposal:
 
     Args:
         source: number of the place.
-        rule: what decided: ``"place"``, ``"names"`` or ``"order"`` within a segment that
-            was altered.
+        rule: what decided: ``"place"``, ``"names"``, ``"order"`` within a segment that was
+            altered, or what a state dict goes by.
         others: places that are as good; not empty where nothing decided.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import torch
 
-from torchgraft.align.alignment import Shape
+from torchgraft.align.entry import Shape, squeezed
 from torchgraft.align.match.kinds import Slot
 from torchgraft.align.match.operands import Operand
 from torchgraft.align.match.places import Place, Places
@@ -98,7 +98,7 @@ def _layers(prefix: str, held: Mapping[str, str], shapes: Mapping[str, Shape]) -
         made.append(Unit(prefix, keys, ("n", shapes[keys["m"]], "bare")))
     for last, key in alone.items():
         if last != "num_batches_tracked":
-            made.append(Unit(key, {"p0": key}, ("p", _squeezed(shapes[key]))))
+            made.append(Unit(key, {"p0": key}, ("p", squeezed(shapes[key]))))
     return made
 
 
@@ -116,12 +116,12 @@ def _pairs(held: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
 def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> list[Unit]:
     shape = shapes[keys["w"]]
     if (
-        len(_squeezed(shape)) < 2
+        len(squeezed(shape)) < 2
         and max(shape, default=1) == torch.Size(shape).numel()
         and not _matrix_like(keys, shapes)
     ):
         flat = (torch.Size(shape).numel(),)
-        label = ("n", flat) if "m" in keys else ("a", flat) if "b" in keys else ("p", _squeezed(shape))
+        label = ("n", flat) if "m" in keys else ("a", flat) if "b" in keys else ("p", squeezed(shape))
         return [Unit(name, keys if label[0] != "p" else {"p0": keys["w"]}, label)]
     wide = shape[0]
     each = torch.Size(shape[1:]).numel()
@@ -160,10 +160,6 @@ def _with_biases(units: list[Unit], shapes: Mapping[str, Shape]) -> list[Unit]:
         else:
             kept.append(unit)
     return kept
-
-
-def _squeezed(shape: Shape) -> Shape:
-    return tuple(size for size in shape if size != 1)
 
 
 class Held:
