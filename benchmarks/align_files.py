@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from torchgraft.align.alignment import Alignment, Entry, Part
-from torchgraft.align.files.container import header, listing
-from torchgraft.align.files.rewrite import apply_to_file
+from torchgraft.alignment.alignment import Alignment, Entry, Part
+from torchgraft.alignment.files.container import header, listing
+from torchgraft.alignment.files.rewrite import apply_to_file
 
 CHUNK = 1 << 22
 WIDTH = 1280

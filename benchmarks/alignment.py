@@ -26,7 +26,7 @@ def methods() -> dict[str, Callable[[nn.Module, nn.Module, Tensor], dict[str, Te
     """List what is compared, ours first: where it solves a pair, it tells the truth for the rest."""
     from simple_aligners import call_order, equal_names, longest_suffix, position_and_shape
 
-    from torchgraft.align.align import align
+    from torchgraft.alignment.align import align
 
     return {
         OURS: lambda a, b, x: align(a, b, example=x).apply(a.state_dict()),

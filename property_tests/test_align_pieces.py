@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgraft.align.alignment import Alignment, Entry, Part
-from torchgraft.align.entry import joined_shape, part_shape
-from torchgraft.align.maps.pieces import grain_of, index_map, summarise
+from torchgraft.alignment.alignment import Alignment, Entry, Part
+from torchgraft.alignment.entry import joined_shape, part_shape
+from torchgraft.alignment.maps.pieces import grain_of, index_map, summarise
 
 SHAPES = {
     "a": (6, 4),

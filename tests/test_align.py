@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft import features, pipe, shapes
-from torchgraft.align.align import align
-from torchgraft.align.match.behaviour import DriftError
+from torchgraft.alignment.align import align
+from torchgraft.alignment.match.behaviour import DriftError
 from torchgraft.errors import AnalysisError, ModelError, OptionError
 from torchgraft.graph.deep.live import record_live
 

@@ -28,7 +28,7 @@ from torchgraft import (
     swap_head,
     wrap,
 )
-from torchgraft.align.align import align
+from torchgraft.alignment.align import align
 from torchgraft.blocks import eca, lora, se
 
 MODES = ("behaviour", "structure")

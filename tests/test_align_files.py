@@ -11,10 +11,10 @@ from alignments import SOURCE, every, state
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from torchgraft.align.alignment import Alignment, Entry, Part
-from torchgraft.align.files import container, rewrite, streaming
-from torchgraft.align.files.container import listing
-from torchgraft.align.files.rewrite import apply_to_file
+from torchgraft.alignment.alignment import Alignment, Entry, Part
+from torchgraft.alignment.files import container, rewrite, streaming
+from torchgraft.alignment.files.container import listing
+from torchgraft.alignment.files.rewrite import apply_to_file
 from torchgraft.errors import AlignmentError, CheckpointError, GraftError, OptionError
 
 DTYPES = [

@@ -8,18 +8,18 @@ from randomised import images, randomise
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.align.align import align
-from torchgraft.align.alignment import Alignment, Part
-from torchgraft.align.match.behaviour import DriftError, Seen, confirmed
-from torchgraft.align.match.finder import find_places
-from torchgraft.align.match.kinds import Slot, kind_of
-from torchgraft.align.match.ledger import Ledger
-from torchgraft.align.match.operands import UNKNOWN, ZERO
-from torchgraft.align.match.prints import print_of
-from torchgraft.align.match.segments import Chain, label, outline
-from torchgraft.align.match.sequence import aligned
-from torchgraft.align.match.structure import proposed
-from torchgraft.align.match.twins import told_by_names
+from torchgraft.alignment.align import align
+from torchgraft.alignment.alignment import Alignment, Part
+from torchgraft.alignment.match.behaviour import DriftError, Seen, confirmed
+from torchgraft.alignment.match.finder import find_places
+from torchgraft.alignment.match.kinds import Slot, kind_of
+from torchgraft.alignment.match.ledger import Ledger
+from torchgraft.alignment.match.operands import UNKNOWN, ZERO
+from torchgraft.alignment.match.prints import print_of
+from torchgraft.alignment.match.segments import Chain, label, outline
+from torchgraft.alignment.match.sequence import aligned
+from torchgraft.alignment.match.structure import proposed
+from torchgraft.alignment.match.twins import told_by_names
 from torchgraft.graph.deep.live import record_live
 from torchgraft.graph.deep.record import Op, Ref
 

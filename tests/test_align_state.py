@@ -25,10 +25,10 @@ from torchvision.models import (
 from truths import known, made, read
 
 from torchgraft import load_report, load_weights, pipe, transfer
-from torchgraft.align.align import align
-from torchgraft.align.alignment import Alignment, Part
-from torchgraft.align.match.naming import Item, Pairing
-from torchgraft.align.match.units import Held, places_of, role_of, units_of, words
+from torchgraft.alignment.align import align
+from torchgraft.alignment.alignment import Alignment, Part
+from torchgraft.alignment.match.naming import Item, Pairing
+from torchgraft.alignment.match.units import Held, places_of, role_of, units_of, words
 from torchgraft.errors import AlignmentError, AnalysisError, OptionError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

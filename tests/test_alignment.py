@@ -10,8 +10,8 @@ import pytest
 import torch
 from alignments import ENTRIES, SOURCE, TARGET, K, Q, V, every, state
 
-from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
-from torchgraft.align.maps.pieces import index_map, summarise
+from torchgraft.alignment.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
+from torchgraft.alignment.maps.pieces import index_map, summarise
 from torchgraft.errors import AlignmentError, GraftError
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from torchgraft import read_checkpoint
-from torchgraft.align.load.checkpoints import Checkpoint
+from torchgraft.alignment.load.checkpoints import Checkpoint
 from torchgraft.errors import CheckpointError
 
 WEIGHTS = {

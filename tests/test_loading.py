@@ -30,9 +30,9 @@ from torchgraft import (
     transfer_weights,
     wrap,
 )
-from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
-from torchgraft.align.load.accounts import LoadReport
-from torchgraft.align.load.loading import Terms, load
+from torchgraft.alignment.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
+from torchgraft.alignment.load.accounts import LoadReport
+from torchgraft.alignment.load.loading import Terms, load
 from torchgraft.blocks import se
 from torchgraft.errors import (
     CheckpointError,

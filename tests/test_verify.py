@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torchvision import models
 
 from torchgraft import drop_head, pipe, replace, swap_head, trace, wrap
-from torchgraft.align.align import align
-from torchgraft.align.check.comparing import _far
-from torchgraft.align.check.trail import mark_of
-from torchgraft.align.verify import Difference, Output, Site, Verdict, verify
+from torchgraft.alignment.align import align
+from torchgraft.alignment.check.comparing import _far
+from torchgraft.alignment.check.trail import mark_of
+from torchgraft.alignment.verify import Difference, Output, Site, Verdict, verify
 from torchgraft.blocks import se
 from torchgraft.errors import AnalysisError, ModelError, OptionError
 

@@ -15,7 +15,7 @@ from strategies.nets import bodies
 from torch import nn
 
 from torchgraft import pipe, swap_head, wrap
-from torchgraft.align.align import align
+from torchgraft.alignment.align import align
 from torchgraft.blocks import se
 
 EVIDENCE = ("behaviour", "structure")

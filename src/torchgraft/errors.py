@@ -130,6 +130,14 @@ class CheckpointError(GraftError, ValueError):
     """Report a file that is no checkpoint, or weights that cannot be loaded."""
 
 
+class SourceError(GraftError, ValueError):
+    """Report a base model that no source knows, or weights that a source cannot give."""
+
+
+class StoreError(CheckpointError):
+    """Report a model that cannot be saved as it is, or a file that no model can be made from."""
+
+
 class CoverageError(GraftError, ValueError):
     """Report weights that fill less of a model than was asked for."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, final
 
 import attrs
@@ -164,13 +164,45 @@ def pipe(
         >>> pipe(resnet18(), swap_head(10)).fc
         Linear(in_features=512, out_features=10, bias=True)
     """
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
+    with _seeded(seed):
+        return _made(model, transforms, example)
+
+
+def replayed(model: nn.Module, transforms: Sequence[Transform], example: Example | None = None) -> nn.Module:
+    """Do to a model without values what was done to one with values: set up the structure alone.
+
+    Steps that do nothing but fill tensors are kept in its history and leave the tensors alone.
+
+    Args:
+        model: the model, with its parameters on the meta device; it is only read.
+        transforms: what was done.
+        example: as for ``pipe``.
+
+    Returns:
+        As for ``pipe``.
+
+    Raises:
+        GraftError: a step cannot be done; the error has a note with the step.
+
+    Example:
+        >>> from torchgraft import freeze
+        >>> model = nn.Sequential(nn.Linear(4, 3, device="meta"))
+        >>> replayed(model, [freeze("0")])[0].weight.device
+        device(type='meta')
+    """
+    return _made(model, tuple(transforms), example, values=False)
+
+
+def _made(
+    model: nn.Module, transforms: tuple[object, ...], example: Example | None, *, values: bool = True
+) -> nn.Module:
     steps = [step for transform in _checked(transforms) for step in transform.steps()]
     check_model(model)
     outline = outline_of(model)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
-    with torch.inference_mode(mode=False), _seeded(seed):
-        draft = Draft(model, example)
+    with torch.inference_mode(mode=False):
+        draft = Draft(model, example, values=values)
         for number, step in enumerate(steps, 1):
             try:
                 draft.changed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchgraft.align.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
+from torchgraft.alignment.alignment import Alignment, Ambiguity, Entry, Mismatch, Part
 
 Q, K, V = (Part(f"{letter}.weight") for letter in "qkv")
 SOURCE = {

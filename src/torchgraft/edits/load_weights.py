@@ -9,11 +9,11 @@ from typing import ClassVar
 import attrs
 from torch import nn
 
-from torchgraft.align.load.accounts import keep_report
-from torchgraft.align.load.checkpoints import Checkpoint, opened
-from torchgraft.align.load.initialise import check_initialiser
-from torchgraft.align.load.loading import Terms, load
-from torchgraft.align.load.sources import POLICIES, WAYS, Donor, aligned, hold
+from torchgraft.alignment.load.accounts import keep_report
+from torchgraft.alignment.load.checkpoints import Checkpoint, opened
+from torchgraft.alignment.load.initialise import check_initialiser
+from torchgraft.alignment.load.loading import Terms, load
+from torchgraft.alignment.load.sources import POLICIES, WAYS, Donor, aligned, hold
 from torchgraft.errors import OptionError
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector, Target, parse
@@ -39,6 +39,8 @@ class LoadWeights(Transform):
     allow_nan: bool = attrs.field(kw_only=True, default=False)
 
     def _edit(self, draft: Draft) -> None:
+        if not draft.values:
+            return
         held = opened(self.source, ema=self.ema) if isinstance(self.source, str) else self.source
         checkpoint, alignment = aligned(held, draft, by=self.by, policy=self.policy)
         # A model of one's own tells what each tensor does; a state dict may leave it open.

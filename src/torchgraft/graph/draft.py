@@ -47,10 +47,12 @@ class Draft(Tree):
     Args:
         model: the model; it is only read.
         example: an input for the analysis of shapes; guessed where it is needed and missing.
+        values: the tensors hold values; without, edits set up the structure alone.
     """
 
-    def __init__(self, model: nn.Module, example: Example | None = None) -> None:
+    def __init__(self, model: nn.Module, example: Example | None = None, *, values: bool = True) -> None:
         super().__init__(Cloner(model).module(model))
+        self.values = values
         self.example = example if example is not None else getattr(model, EXAMPLE, None)
         self.runs = Runs(self.runnable, self.example)
         self.opened: list[str] = []

@@ -1,4 +1,4 @@
-"""What was done to a model, kept on the result."""
+"""Where a model comes from and what was done to it, kept on the model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,36 @@ _KEY = "_torchgraft_history"
 
 
 @attrs.frozen
+class Origin:
+    """Tell where a model comes from.
+
+    Args:
+        base: source and name, such as ``"torchvision/resnet50"``.
+        weights: what was asked for as its weights: a name, a path, ``True`` for the default of
+            the source, ``None`` for random ones.
+        options: options of its builder, by name.
+        sha256: digest of its tensors as they were loaded; empty where they are random.
+    """
+
+    base: str
+    weights: str | bool | None = None
+    options: tuple[tuple[str, object], ...] = ()
+    sha256: str = ""
+
+
+@attrs.frozen
 class History:
     """Tell what was done to a model.
 
     Args:
+        origin: where it comes from, if that is known.
         steps: the transforms as written, the first one first.
         opened: paths of the modules whose forward became a graph.
         unfollowed: why the root stayed a clone of its class; empty where it is a graph.
         outline: what the model consisted of before the first of them.
     """
 
+    origin: Origin | None = None
     steps: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
     unfollowed: str = ""
@@ -43,7 +63,8 @@ class History:
         stopped = draft.unfollowed
         first = before.outline or outline
         first = attrs.evolve(first, nodes={**draft.before, **outline.nodes, **first.nodes})
-        return cls(steps, tuple(sorted(opened)), stopped.found if stopped else "", first, stopped)
+        said = stopped.found if stopped else ""
+        return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped)
 
 
 def history_of(model: nn.Module) -> History:

@@ -1,0 +1,1 @@
+"""Sources: where base models come from."""

@@ -1,0 +1,1 @@
+"""The store: a model and what was done to it, in one file."""
