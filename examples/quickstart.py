@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
 from tqdm import tqdm
 
-from torchgraft import at, explain, freeze, pipe, swap_head, wrap
+from torchgraft import at, diff, explain, freeze, get_model, load, pipe, recipe_of, save, swap_head, wrap
 from torchgraft.blocks import se
 
 OUT = Path(__file__).parent / "out"
@@ -66,7 +64,7 @@ def main() -> None:
     few = labels[seen] < 5
 
     print("\n1. A torchvision resnet18 learns the digits 0 to 4")
-    base = resnet18(num_classes=5)
+    base = get_model("resnet18", num_classes=5)
     epoch = int(few.sum()) // BATCH
     train(base, images[seen][few], labels[seen][few], PRETRAINING_EPOCHS * epoch, "pre-training")
     known = labels[held] < 5
@@ -88,7 +86,7 @@ def main() -> None:
     print(f"\n3. {FINE_TUNING_STEPS} steps on all ten digits")
     train(model, images[seen], labels[seen], FINE_TUNING_STEPS, "the customised model")
     torch.manual_seed(0)
-    scratch = resnet18(num_classes=10)
+    scratch = get_model("resnet18", num_classes=10)
     train(scratch, images[seen], labels[seen], FINE_TUNING_STEPS, "the same from scratch")
     ours, theirs = (accuracy(m, images[held], labels[held]) for m in (model, scratch))
     print(f"   accuracy on held-out digits 0 to 9: customised {ours:.1%}, from scratch {theirs:.1%}")
@@ -98,20 +96,22 @@ def main() -> None:
     print(f"   its answers are the same bit for bit: {'yes' if same else 'NO'}")
     print(f"   it has {sum(p.requires_grad for p in base.parameters())} trainable tensors, as before")
 
-    print("\n5. The weights travel under their plain names")
+    print("\n5. One file holds the weights under their plain names, and what was done")
     OUT.mkdir(exist_ok=True)
-    path = OUT / "digits.safetensors"
-    save_file(model.state_dict(), path)
-    again = pipe(resnet18(num_classes=5), *steps)
-    again.load_state_dict(load_file(path), strict=True)
-    equal = torch.equal(again.eval()(images[held]), model(images[held]))
+    path = save(model, OUT / "digits.safetensors")
+    again = load(path)
+    equal = torch.equal(again(images[held]), model(images[held]))
     kept = sum(key in model.state_dict() for key in base.state_dict())
     size = path.stat().st_size / 1e6
     print(f"   {path.name}: {size:.1f} MB, {kept} of {len(base.state_dict())} keys as before")
+    print("   " + recipe_of(again).to_yaml().strip().replace("\n", "\n   "))
     print(f"   read back, the outputs are the same bit for bit: {'yes' if equal else 'NO'}")
 
     print("\n6. What the model says of itself")
     print("   " + str(explain(model)).replace("\n", "\n   "))
+    page = OUT / "diff.html"
+    page.write_text(diff(base, model).to_html(), encoding="utf-8")
+    print(f"\n7. What changed, side by side: {page}")
     if not (same and equal):
         raise SystemExit(1)
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft import at, compose, freeze, inject, op, replace, swap_head, wrap
+from torchgraft import at, compose, freeze, inject, load_weights, op, replace, stage, swap_head, wrap
 from torchgraft.blocks import cbam
 from torchgraft.errors import GraftError, RecipeError
 from torchgraft.recipe import parse
@@ -75,3 +75,33 @@ def test_errors_name_what_is_near():
     with pytest.raises(GraftError) as caught:
         parse('wrap("layer4", "cbm")')
     assert "cbam" in caught.value.near
+
+
+@pytest.mark.parametrize(
+    ("text", "summary", "write"),
+    [
+        ("freeze(at('a').innermost)", "\"at('a').innermost\" is not called", "at('a').innermost(...)"),
+        ("freeze(at('a').inside())", "", ""),
+        (
+            "freeze(at('a').nth(*[]))",
+            "'*[]' is not part of a step",
+            "transforms, selectors, blocks and literals",
+        ),
+        (
+            "edit(print, name='x')",
+            "'edit' takes a function of the draft, which cannot be written",
+            "a step without it",
+        ),
+        ("wrapp(open, x)", "'wrapp' is no known name", "wrap(open, x)"),
+    ],
+)
+def test_errors_tell_what_to_write(text, summary, write):
+    with pytest.raises(GraftError) as caught:
+        parse(text)
+    if summary:
+        assert (caught.value.summary, caught.value.write) == (summary, write)
+
+
+def test_tuples_and_signs_are_read():
+    for step in (load_weights("w.pth", exclude=("a", nn.Conv2d)), freeze(stage(-1)), freeze(at("a").nth(-1))):
+        assert parse(repr(step)) == step

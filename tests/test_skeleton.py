@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import get_model, resnet18
 
 from torchgraft import freeze, inject, load_weights, pipe, swap_head
+from torchgraft.errors import SourceError
 from torchgraft.graph.history import Origin, history_of, set_history
 from torchgraft.graph.portrait import portrait
 from torchgraft.sources.skeleton import constants, emptied, skeleton
@@ -154,3 +155,32 @@ def test_portraits_see_the_graph_and_neither_values_nor_modes_nor_flags():
     assert portrait(result) == portrait(pipe(net))
     result.graph.call_function(torch.neg, (next(iter(result.graph.nodes)),))
     assert portrait(result) != portrait(pipe(net))
+
+
+class Table(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("table", make(), persistent=False)
+
+
+LARGE = {
+    "made at once": lambda: torch.zeros(10**11),
+    "made where it was asked for": lambda: torch.ones(10**11, device="cpu"),
+    "grown out of small ones": lambda: torch.arange(1e6)[:, None] - torch.arange(1e6)[None],
+    "made by and by": lambda: [torch.zeros(10**5) for _ in range(30)][0],
+}
+
+
+@pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
+def test_a_constructor_that_asks_for_more_than_the_limit_is_stopped(make):
+    with pytest.raises(SourceError) as caught:
+        skeleton(lambda: Table(make), limit=10**7)
+    assert caught.value.summary == "the model is larger than there is reason for"
+    assert skeleton(lambda: Table(lambda: torch.zeros(10, 10)), limit=10**7).table.shape == (10, 10)
+
+
+def test_parameters_do_not_count_but_where_they_need_values():
+    assert skeleton(lambda: nn.Linear(10**6, 10**6), limit=10**3).weight.is_meta
+    with pytest.raises(SourceError):
+        skeleton(lambda: Table(lambda: torch.empty(10**6).fill_(1.0)), limit=10**5)

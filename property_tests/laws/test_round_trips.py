@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +15,16 @@ from equivalence import equivalent
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import functions, inputs, modules, net, nets, parts, paths_of, rows, selectors
+from strategies.net import built
 from torch import nn
 from torch.nn import functional as F
 
 import torchgraft
 from torchgraft import GraftError, blocks, freeze, inject, merge_lora, pipe, remove, rename, unfreeze, wrap
 from torchgraft.blocks import eca, layer_scale, lora, parallel_adapter, residual_gate, se
+from torchgraft.graph.history import history_of
+from torchgraft.store.load import load
+from torchgraft.store.save import save
 
 NAMES = {
     **{name: getattr(blocks, name) for name in blocks.__all__},
@@ -118,6 +124,29 @@ def test_law_13_selectors_too(net, data):
                 parse(repr(step))
         else:
             assert parse(repr(step)) == step
+
+
+@given(nets(), rows(lambda row: row.parsed), st.sampled_from(["5GB", 300]))
+def test_law_14_what_is_saved_is_loaded_back(net, row, size):
+    """Law 14: a saved model, loaded again, is equivalent to it, and is saved to the same bytes."""
+    model = pipe(net, row.make(), seed=0)
+    with TemporaryDirectory() as folder:
+        path = save(model, f"{folder}/m.safetensors", max_shard_size=size)
+        first = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        again = load(path, base=lambda: built(net.source))
+        save(again, f"{folder}/m.safetensors", max_shard_size=size)
+        assert {file.name: file.read_bytes() for file in Path(folder).iterdir()} == first
+    assert history_of(again) == history_of(model)
+    equivalent(again, model, channels=row.takes)
+
+
+@given(nets())
+def test_law_14_also_of_a_model_to_which_nothing_was_done(net):
+    """Law 14: the same of a model as it was built, which keeps its class."""
+    with TemporaryDirectory() as folder:
+        again = load(save(net, f"{folder}/m.safetensors"), base=net)
+    assert type(again) is type(net)
+    equivalent(again, pipe(net))
 
 
 @given(rows())

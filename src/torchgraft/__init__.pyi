@@ -27,6 +27,13 @@ from .edits.transfer import transfer as transfer
 from .edits.transfer import transfer_weights as transfer_weights
 from .edits.wrap import wrap as wrap
 from .errors import GraftError as GraftError
+from .recipe import CheckReport as CheckReport
+from .recipe import Recipe as Recipe
+from .recipe import build as build
+from .recipe import check as check
+from .recipe import parse as parse
+from .recipe import read_recipe as read_recipe
+from .recipe import recipe_of as recipe_of
 from .select import at as at
 from .select import head as head
 from .select import node as node
@@ -34,11 +41,22 @@ from .select import op as op
 from .select import stage as stage
 from .select import stem as stem
 from .select import where as where
+from .show.diff import Diff as Diff
+from .show.diff import diff as diff
 from .show.explain import explain as explain
 from .show.tiers import feature_info as feature_info
 from .show.tiers import tiers as tiers
 from .sizing import output_shape as output_shape
 from .sizing import shapes as shapes
+from .sources.backbone import BackboneSpec as BackboneSpec
+from .sources.backbone import backbone as backbone
+from .sources.backbone import feature_backbone as feature_backbone
+from .sources.get import get_model as get_model
+from .sources.get import list_models as list_models
+from .sources.preprocessing import preprocessing as preprocessing
+from .sources.registry import register_model as register_model
+from .store.load import load as load
+from .store.save import save as save
 from .transform import compose as compose
 from .transform import identity as identity
 from .transform import pipe as pipe
@@ -46,37 +64,55 @@ from .transform import trace as trace
 
 __all__ = [
     "Alignment",
+    "BackboneSpec",
+    "CheckReport",
+    "Diff",
     "GraftError",
+    "Recipe",
     "adapt_input",
     "align",
     "apply_to_file",
     "at",
+    "backbone",
     "blocks",
+    "build",
+    "check",
     "compose",
+    "diff",
     "dilate",
     "drop_head",
     "drop_path",
     "edit",
     "explain",
+    "feature_backbone",
     "feature_info",
     "features",
     "fpn",
     "freeze",
+    "get_model",
     "head",
     "identity",
     "inject",
+    "list_models",
+    "load",
     "load_report",
     "load_weights",
     "merge_lora",
     "node",
     "op",
     "output_shape",
+    "parse",
     "partial_load",
     "pipe",
+    "preprocessing",
     "read_checkpoint",
+    "read_recipe",
+    "recipe_of",
+    "register_model",
     "remove",
     "rename",
     "replace",
+    "save",
     "set_dropout",
     "shapes",
     "stage",

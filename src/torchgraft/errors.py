@@ -14,6 +14,8 @@ class GraftError(Exception):
         found: what the model or the call holds instead.
         near: at most three names that resemble the one asked for.
         write: the line to write.
+
+    A failing step of a pipe also sets ``step``, its number from 1.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class GraftError(Exception):
         self.found = found
         self.near = tuple(near)[:3]
         self.write = write
+        self.step = 0
 
     def __str__(self) -> str:
         lines = [self.summary]

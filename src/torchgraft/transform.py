@@ -203,6 +203,7 @@ def _made(
     outline = outline_of(model)
     with torch.inference_mode(mode=False):
         draft = Draft(model, example, values=values)
+        given = draft.example
         for number, step in enumerate(steps, 1):
             try:
                 draft.changed()
@@ -213,7 +214,7 @@ def _made(
                 raise
         result = draft.seal()
     before = history_of(model)
-    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before, outline))
+    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before, outline, given))
     return result
 
 
@@ -262,6 +263,7 @@ def _checked(transforms: tuple[object, ...]) -> tuple[Transform, ...]:
 
 def _explain(error: GraftError, step: Transform, number: int, count: int) -> None:
     """Fill in the call as written, and the same call with the nearest right name."""
+    error.step = number
     error.asked = error.asked or repr(step)
     if isinstance(error, TargetError) and error.near and not error.write:
         wrong, right = literal(error.wrong), literal(error.near[0])

@@ -16,7 +16,7 @@ from torchgraft.blocks.contract import (
     norm_layer,
 )
 from torchgraft.blocks.described import block
-from torchgraft.blocks.options import Odd, Positive
+from torchgraft.blocks.options import Few, Odd, Positive
 from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
 
@@ -145,7 +145,7 @@ def dense(
     site: TensorSpec,
     *,
     growth: Positive = 32,
-    layers: Positive = 6,
+    layers: Few = 6,
     kernel: Odd = 3,
     expand: Positive = 4,
     norm: Norm = "batch_norm",
@@ -160,7 +160,7 @@ def dense(
     Args:
         site: the place.
         growth: channels that each layer appends.
-        layers: number of layers.
+        layers: number of layers, 1,000 at most.
         kernel: size of the second convolution of a layer, odd.
         expand: width between the two convolutions of a layer divided by ``growth``.
         norm: the normalisations; with ``"none"`` the convolutions have a bias.

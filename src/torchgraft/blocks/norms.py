@@ -57,7 +57,7 @@ def group_norm(site: TensorSpec, groups: Positive = 32) -> nn.Module:
         Wu and He, Group Normalization, arXiv 1803.08494.
     """
     if site.channels % groups:
-        fits = max(g for g in range(1, groups + 1) if site.channels % g == 0)
+        fits = max(g for g in range(1, min(groups, site.channels) + 1) if site.channels % g == 0)
         raise OptionError(
             f"{groups} groups do not divide {site.channels} channels",
             asked=f"group_norm({groups})",

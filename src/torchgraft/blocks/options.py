@@ -51,6 +51,14 @@ def _fused(parts: object, options: Mapping[str, object]) -> dict[str, object]:
 
 
 Positive = Annotated[int, Rule("a positive integer", lambda v: _whole(v) and v > 0)]
+Few = Annotated[
+    int,
+    Rule(
+        "an integer from 1 to 1,000",  # each of them is made, and text from anywhere may ask for it
+        lambda v: _whole(v) and 0 < v <= 1_000,
+        lambda v: 1_000 if _whole(v) and v > 0 else None,
+    ),
+]
 Odd = Annotated[
     int,
     Rule(

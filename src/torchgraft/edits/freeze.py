@@ -16,7 +16,7 @@ from torchgraft.select import Selector, Target, parse
 from torchgraft.text import check_flags, spelled
 from torchgraft.transform import Transform
 
-_WANTED = "_mode_when_thawed"
+WANTED = "_mode_when_thawed"
 
 
 @attrs.frozen(repr=False)
@@ -126,21 +126,21 @@ def _sites(target: Selector, draft: Draft) -> Iterator[tuple[list[nn.Parameter],
 
 def _hold(module: nn.Module) -> None:
     held = vars(module)
-    held.setdefault(_WANTED, module.training)
+    held.setdefault(WANTED, module.training)
     held["training"] = False
     held["train"] = functools.partial(_stay_in_evaluation, module)  # a method would not pickle
 
 
 def _release(module: nn.Module) -> None:
     held = vars(module)
-    if _WANTED in held:
-        held["training"] = held.pop(_WANTED)
+    if WANTED in held:
+        held["training"] = held.pop(WANTED)
         del held["train"]
 
 
 def _stay_in_evaluation(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: FBT002 - as nn.Module.train
     """Note the mode that was asked for and stay in evaluation mode."""
-    vars(self)[_WANTED] = mode
+    vars(self)[WANTED] = mode
     for child in self.children():
         child.train(mode)
     return self

@@ -46,7 +46,7 @@ class LoadWeights(Transform):
         # A model of one's own tells what each tensor does; a state dict may leave it open.
         decided = self.by == "structure" and not isinstance(held, Donor)
         terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan, decided)
-        keep_report(draft, load(draft, checkpoint, alignment, terms))
+        keep_report(draft.root, load(draft, checkpoint, alignment, terms))
 
 
 @spelled

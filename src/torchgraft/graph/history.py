@@ -8,6 +8,7 @@ from torch import nn
 from torchgraft.errors import TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.outline import Outline
+from torchgraft.graph.probe import Example, on_meta
 
 _KEY = "_torchgraft_history"
 
@@ -40,6 +41,8 @@ class History:
         opened: paths of the modules whose forward became a graph.
         unfollowed: why the root stayed a clone of its class; empty where it is a graph.
         outline: what the model consisted of before the first of them.
+        example: the input that was given for the first of them; edits may have changed what the
+            model takes since.
     """
 
     origin: Origin | None = None
@@ -48,9 +51,17 @@ class History:
     unfollowed: str = ""
     outline: Outline | None = attrs.field(default=None, eq=False, repr=False)
     unfollowed_error: TraceError | None = attrs.field(default=None, eq=False, repr=False)
+    example: Example | None = attrs.field(default=None, eq=False, repr=False)
 
     @classmethod
-    def of(cls, draft: Draft, steps: tuple[str, ...], before: History, outline: Outline) -> History:
+    def of(
+        cls,
+        draft: Draft,
+        steps: tuple[str, ...],
+        before: History,
+        outline: Outline,
+        example: Example | None = None,
+    ) -> History:
         """Sum up a draft that was sealed.
 
         Args:
@@ -58,13 +69,16 @@ class History:
             steps: all steps that made the result.
             before: the history of the model that was given.
             outline: of the model that was given.
+            example: what the draft began with.
         """
         opened = dict.fromkeys((*before.opened, *draft.opened))
         stopped = draft.unfollowed
         first = before.outline or outline
         first = attrs.evolve(first, nodes={**draft.before, **outline.nodes, **first.nodes})
         said = stopped.found if stopped else ""
-        return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped)
+        known = example if before.example is None else before.example
+        kept = None if known is None else on_meta(known)
+        return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped, kept)
 
 
 def history_of(model: nn.Module) -> History:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.blocks.registry import find_block
+from torchgraft.blocks.registry import factory
 from torchgraft.blocks.registry import names as block_names
 from torchgraft.edits.adapt_input import adapt_input
 from torchgraft.edits.dilate import dilate
@@ -68,11 +68,14 @@ def known() -> list[str]:
 
 
 def named(name: str) -> object:
-    """Return what a name stands for; ``None`` if it is not on the list."""
+    """Return what a name stands for; ``None`` if it is not on the list.
+
+    A class or a function that users registered stays a name: only what takes options is called.
+    """
     for table in (TRANSFORMS, SELECTORS, TIERS):
         if name in table:
             return table[name]
-    return find_block(name) if name in block_names() else None
+    return factory(name) or (name if name in block_names() else None)
 
 
 def dotted(path: str) -> object:

@@ -12,12 +12,12 @@ from typing import cast
 
 from torchgraft.errors import GraftError, RecipeError
 from torchgraft.recipe import names
+from torchgraft.recipe.bounds import DEEPEST, check_bounds, excerpt
 from torchgraft.select import Selector
 from torchgraft.text import literal, near, spelled
 from torchgraft.transform import Transform
 
-_LONGEST = 10_000
-_DEEPEST = 60
+_LARGEST = 2**63
 _BINARY: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.BitOr: operator.or_,
     ast.BitAnd: operator.and_,
@@ -50,8 +50,8 @@ def parse(text: str) -> Transform:
     if not isinstance(made, Transform):
         raise RecipeError(
             "a step is a transform",
-            asked=text[:200],
-            found=literal(made),
+            asked=excerpt(text),
+            found=literal(made)[:200],
             write='wrap("layer4", se), freeze("layer1"), ...',
         )
     return made
@@ -65,30 +65,35 @@ class _Reader:
 
     def read(self) -> object:
         """Read the text."""
-        if not isinstance(self._text, str) or len(self._text) > _LONGEST:
-            raise RecipeError(
-                f"a step is text of at most {_LONGEST:,} characters",
-                asked=literal(self._text)[:80],
-                found=f"{type(self._text).__name__}",
-                write="one step a line",
-            )
+        text = check_bounds(self._text)
         try:
-            tree = ast.parse(self._text.strip(), mode="eval")
+            tree = ast.parse(text, mode="eval")
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             raise RecipeError(
                 "the step is no expression of Python",
-                asked=self._text[:200],
-                found=str(error),
+                asked=excerpt(text),
+                found=str(error)[:200],
                 write='wrap("layer4", se)',
             ) from error
-        return self._value(tree.body, 0)
+        try:
+            return self._value(tree.body, 0)
+        except GraftError:
+            raise
+        except Exception as error:  # a factory may raise anything for a value that no one thought of
+            raise RecipeError(
+                "the step cannot be made",
+                asked=excerpt(text),
+                found=f"{type(error).__name__}: {excerpt(str(error))}",
+                write="the arguments of its docstring",
+            ) from error
 
     def _value(self, node: ast.expr, depth: int) -> object:
-        if depth > _DEEPEST:
-            raise self._wrong(node, f"is nested more than {_DEEPEST} deep", "steps one after the other")
+        if depth > DEEPEST:
+            raise self._wrong(node, f"is nested more than {DEEPEST} deep", "steps one after the other")
         below = depth + 1
         match node:
             case ast.Constant(value=value) if value is None or isinstance(value, (str, int, float, bool)):
+                self._check_constant(node, value)
                 return value
             case ast.Tuple(elts=items):
                 return tuple(self._value(item, below) for item in items)
@@ -96,6 +101,8 @@ class _Reader:
                 return [self._value(item, below) for item in items]
             case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
                 held = [self._value(cast("ast.expr", key), below) for key in keys]
+                if any(not isinstance(key, str) for key in held) or len(set(held)) < len(held):
+                    raise self._wrong(node, "has a key that is no text, or one twice", '{"old": "new"}')
                 return dict(zip(held, (self._value(value, below) for value in values), strict=True))
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
                 return -number
@@ -108,6 +115,8 @@ class _Reader:
             case ast.Attribute():
                 return self._attribute(node, below)
             case ast.Call(func=function, args=args, keywords=keywords):
+                if isinstance(function, ast.Name):
+                    self._named(function, function.id)  # what is called is told before what it is given
                 given = [self._value(arg, below) for arg in args]
                 options = {str(k.arg): self._value(k.value, below) for k in keywords if k.arg is not None}
                 if len(options) != len(keywords):
@@ -120,6 +129,10 @@ class _Reader:
     ) -> object:
         if isinstance(function, ast.Name):
             made = self._named(function, function.id)
+            if isinstance(made, str):
+                raise self._wrong(
+                    function, "is registered without options, so it is not called", literal(made)
+                )
             callee = made if callable(made) else None
         elif isinstance(function, ast.Attribute) and function.attr in names.METHODS:
             callee = getattr(self._selector(function.value, depth), function.attr)
@@ -146,6 +159,8 @@ class _Reader:
             return found
         if node.attr in names.PROPERTIES:
             return getattr(self._selector(node.value, depth), node.attr)
+        if node.attr in names.METHODS:
+            raise self._wrong(node, "is not called", f"{self._said(node)}(...)")
         raise self._wrong(
             node, "is no module class and no part of a selector", "nn.<class>, or .first, .last, .calls"
         )
@@ -159,6 +174,13 @@ class _Reader:
         if found is None:
             raise self._wrong(node, "is no known name", "", near(name, names.known()))
         return found
+
+    def _check_constant(self, node: ast.expr, value: object) -> None:
+        """Check that a value can be written again: numbers in range, text without half characters."""
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise self._wrong(node, "is no text that a file can hold", "the characters themselves")
+        if isinstance(value, (int, float)) and not abs(value) < _LARGEST:  # nor NaN
+            raise self._wrong(node, "is no number that a step can hold", "a number below 2**63")
 
     def _selector(self, node: ast.expr, depth: int) -> Selector:
         value = self._value(node, depth)
@@ -175,11 +197,14 @@ class _Reader:
             raise self._wrong(node, "joins what cannot be joined", 'at("layer3") | "layer4", or step >> step')
         return _BINARY[type(sign)](left, right)
 
+    def _said(self, node: ast.expr) -> str:
+        return ast.get_source_segment(self._text.strip(), node) or ""
+
     def _wrong(self, node: ast.expr, what: str, write: str, close: tuple[str, ...] = ()) -> RecipeError:
-        said = ast.unparse(node)
+        said = self._said(node)
         return RecipeError(
-            f"{said if len(said) < 60 else said[:57] + '...'!r} {what}",
-            asked=self._text[:200],
+            f"{excerpt(said if len(said) < 60 else said[:57] + '...')!r} {what}",
+            asked=excerpt(self._text),
             found=f"column {node.col_offset + 1}",
             near=close,
             write=write

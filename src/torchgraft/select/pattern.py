@@ -5,12 +5,15 @@ from __future__ import annotations
 
 def matches(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Match a whole path, level by level."""
-    if not pattern:
-        return not name
-    head, rest = pattern[0], pattern[1:]
-    if head == "**":
-        return any(matches(name[i:], rest) for i in range(len(name) + 1))
-    return bool(name) and fits(name[0], head) and matches(name[1:], rest)
+    taken = {0}  # how many levels the pattern so far may have taken: all ways at once
+    for part in pattern:
+        if part == "**":
+            taken = set(range(min(taken), len(name) + 1))
+        else:
+            taken = {i + 1 for i in taken if i < len(name) and fits(name[i], part)}
+        if not taken:
+            return False
+    return len(name) in taken
 
 
 def fits(word: str, pattern: str) -> bool:

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from torchgraft.errors import SourceError
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Make what is going to be filled with parameters on the meta device, and all else as asked.
+_MAKERS: frozenset[object] = frozenset((
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.randperm,
+    torch.arange, torch.linspace, torch.eye,
+))  # fmt: skip
 
-    Layers get their parameters from ``torch.empty``; tables that a constructor computes come
-    from other functions, and a model needs their values, as no file holds them.
+_FILLED_LATER: object = torch.empty
+_LARGE = 1_000
+"""Elements from which on a function of a tensor is tried on the meta device first."""
+
+
+class _Making(TorchFunctionMode):
+    """Watch over the tensors that a constructor makes.
+
+    Layers get their parameters from ``torch.empty``, which can be on the meta device; tables
+    that a constructor computes come from other functions, and a model needs their values, as no
+    file holds them.
+
+    Args:
+        limit: bytes that all tensors with values may take together.
+        meta: make what is going to be filled with parameters on the meta device.
     """
+
+    def __init__(self, limit: int | None, *, meta: bool) -> None:
+        super().__init__()
+        self._left = limit
+        self._meta = meta
 
     def __torch_function__(
         self,
@@ -24,12 +46,31 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         options = dict(kwargs or {})
-        if func is torch.empty and options.get("device") is None and _floating(options.get("dtype")):
-            options["device"] = "meta"
+        if func in _MAKERS:
+            on_meta = {**options, "device": "meta"}
+            chosen = options.get("device") is None and _floating(options.get("dtype"))
+            if self._meta and func is _FILLED_LATER and chosen:
+                return func(*args, **on_meta)
+            if self._left is not None and str(options.get("device")) != "meta":
+                self._left -= self._checked(func(*args, **on_meta))
+        elif self._left is not None and any(map(_grows, args)):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                self._checked(func(*map(_shadow, args), **options))
         return func(*args, **options)
 
+    def _checked(self, made: object) -> int:
+        """Return the bytes of what is going to be made, if there is room."""
+        size = made.nbytes if isinstance(made, torch.Tensor) else 0
+        if self._left is not None and size > self._left:
+            raise _TooLargeError(size)
+        return size
 
-def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
+
+class _TooLargeError(Exception):
+    """A constructor asks for more memory than it may have."""
+
+
+def skeleton(build: Callable[[], nn.Module], *, limit: int | None = None) -> nn.Module:
     """Build a model without the values of its parameters and without their memory.
 
     Tensors that a state dict does not hold have their values. The global generator is left
@@ -37,9 +78,13 @@ def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
 
     Args:
         build: builds the model.
+        limit: bytes that a constructor may fill, where what it is told comes from anywhere.
 
     Returns:
         The model, its parameters and buffers on the meta device but for small ones.
+
+    Raises:
+        SourceError: the constructor asks for more than the limit.
 
     Example:
         >>> skeleton(lambda: nn.Linear(3, 2)).weight.device
@@ -47,13 +92,28 @@ def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            with _EmptyOnMeta():
-                model = build()
-        except Exception:  # noqa: BLE001 - a constructor may do anything with values that are not there
-            model = None
-        if model is None or any(constant.is_meta for _, constant in constants(model)):
-            model = build()
+            model = _built(build, limit)
+        except _TooLargeError as error:
+            raise SourceError(
+                "the model is larger than there is reason for",
+                found=f"a table of {error.args[0]:,} bytes, with {limit:,} at most for all",
+                write="other options for its builder",
+            ) from error
     return emptied(model)
+
+
+def _built(build: Callable[[], nn.Module], limit: int | None) -> nn.Module:
+    try:
+        with _Making(limit, meta=True):
+            model = build()
+        if not any(constant.is_meta for _, constant in constants(model)):
+            return model
+    except _TooLargeError:
+        raise
+    except Exception:  # noqa: BLE001, S110 - a constructor may do anything with values that are not there
+        pass
+    with _Making(limit, meta=False):
+        return build()
 
 
 def emptied(model: nn.Module) -> nn.Module:
@@ -113,6 +173,15 @@ def _tensors(path: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _tensors(f"{path}.{number}", item)
+
+
+def _grows(value: object) -> bool:
+    """Tell whether a function of a value may take memory to speak of."""
+    return isinstance(value, torch.Tensor) and not value.is_meta and value.numel() >= _LARGE
+
+
+def _shadow(value: object) -> object:
+    return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
 
 
 def _without_values(tensor: torch.Tensor) -> torch.Tensor:

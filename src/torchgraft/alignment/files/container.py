@@ -26,6 +26,7 @@ BYTES = {
 }
 METADATA = "__metadata__"
 _LONGEST = 100_000_000
+_MOST_AXES = 64
 _READ = Reader(CheckpointError, "a fresh copy of the file")
 
 
@@ -125,6 +126,8 @@ def _tensor(path: Path, name: str, item: object, base: int) -> tuple[Stored, tup
     if dtype not in BYTES:
         raise _READ.wrong(f"dtype of {where}", f"one of {', '.join(BYTES)}", dtype, near(dtype, BYTES))
     shape = _READ.numbers(held["shape"], f"shape of {where}")
+    if len(shape) > _MOST_AXES:  # a product of many large sizes takes hours
+        raise _READ.wrong(f"shape of {where}", f"of at most {_MOST_AXES} sizes", f"{len(shape):,} sizes")
     offsets = _READ.numbers(held["data_offsets"], f"data_offsets of {where}")
     size = math.prod(shape) * BYTES[dtype]
     if len(offsets) != 2 or offsets[1] - offsets[0] != size:
@@ -158,7 +161,7 @@ def _indexed(path: Path) -> Listing:
     for key, value in _READ.mapping(held["weight_map"], f"weight_map of {path.name!r}").items():
         name = _READ.text(value, f"the file of {key!r}")
         # An index speaks of files beside it, and of no others.
-        if Path(name).name != name or not name.endswith(".safetensors"):
+        if Path(name).name != name or "\0" in name or not name.endswith(".safetensors"):
             raise _READ.wrong(f"the file of {key!r}", "a .safetensors file beside the index", name)
         files[key] = name
     tensors: dict[str, Stored] = {}

@@ -42,7 +42,8 @@ def apply_to_file(
     Args:
         alignment: where each tensor comes from.
         source_path: a ``.safetensors`` file, or the ``.safetensors.index.json`` of shards.
-        target_path: the ``.safetensors`` file to write; its metadata is the source's.
+        target_path: the ``.safetensors`` file to write; its metadata is the source's, without
+            the record of the model that the source was saved from.
         max_shard_size: bytes of tensors in one file; where there are more, shards are
             written beside ``target_path`` with an index that Hugging Face reads.
 
@@ -71,6 +72,7 @@ def apply_to_file(
     target = Path(target_path)
     _check_options(target, max_shard_size)
     tensors, metadata = listing(Path(source_path))
+    metadata.pop("torchgraft", None)  # it tells how the source was made, and would be wrong here
     shards = _shards(alignment, _dtypes(alignment, tensors), max_shard_size)
     paths = _paths(target, len(shards))
     with Stream(tensors) as stream, replacing(paths) as files:

@@ -59,7 +59,7 @@ class Stream:
             for chunk in self._part(part, dtype):
                 joined[filled : filled + len(chunk)] = chunk
                 filled += len(chunk)
-        yield from _blocks(_as_tensor(joined, dtype, shape).permute(entry.axes))
+        yield from blocks(_as_tensor(joined, dtype, shape).permute(entry.axes))
 
     def _part(self, part: Part, dtype: str) -> Iterator[memoryview]:
         if not part.key:
@@ -72,7 +72,7 @@ class Stream:
         if part.axes:
             held = memoryview(bytearray(stored.size))
             self._fill(held, stored, stored.start)
-            yield from _blocks(seen(part, _as_tensor(held, dtype, stored.shape)))
+            yield from blocks(seen(part, _as_tensor(held, dtype, stored.shape)))
             return
         row = math.prod(seen_shape(part, self._shapes)[1:]) * BYTES[dtype]
         start = stored.start + (part.rows[0] * row if part.rows else 0)
@@ -103,14 +103,15 @@ def _as_tensor(held: memoryview, dtype: str, shape: Shape) -> torch.Tensor:
     return (torch.frombuffer(held, dtype=kind) if len(held) else torch.empty(0, dtype=kind)).reshape(shape)
 
 
-def _blocks(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """Give the bytes of a tensor, in its order, a block of its first axis at a time."""
+def blocks(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """Give the bytes of a tensor of any device, in its order, a block of its first axis at a time."""
     row = tensor.nbytes // max(1, tensor.shape[0])
     if row > _CHUNK:
         for inner in tensor:
-            yield from _blocks(inner)
+            yield from blocks(inner)
         return
     step = max(1, _CHUNK // max(1, row))
     for start in range(0, tensor.shape[0], step):
-        block = tensor[start : start + step].clone(memory_format=torch.contiguous_format)
+        # A copy on write stays one: of the tensor itself, nothing but its values is taken.
+        block = tensor[start : start + step].clone(memory_format=torch.contiguous_format).cpu()
         yield block.reshape(-1).view(torch.uint8).numpy().data

@@ -10,7 +10,6 @@ from torch import nn
 
 from torchgraft.alignment.alignment import Ambiguity, Mismatch, Shape
 from torchgraft.errors import ModelError
-from torchgraft.graph.draft import Draft
 from torchgraft.text import kind, plural, spelled
 
 _KEY = "_torchgraft_loaded"
@@ -139,9 +138,9 @@ def load_report(model: nn.Module) -> LoadReport:
     return known
 
 
-def keep_report(draft: Draft, report: LoadReport) -> None:
-    """Keep the account on the model under edit."""
-    vars(draft.root)[_KEY] = report
+def keep_report(model: nn.Module, report: LoadReport) -> None:
+    """Keep the account on the model that was loaded."""
+    vars(model)[_KEY] = report
 
 
 def _prefix(report: LoadReport) -> str:

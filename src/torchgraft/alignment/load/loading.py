@@ -57,8 +57,31 @@ def load(draft: Draft, checkpoint: Checkpoint, alignment: Alignment, terms: Term
         CoverageError: less is filled than the terms ask for.
         TargetError: what is to be excluded is not there.
     """
-    held = tensors_of(draft.root)
-    out = excluded(draft, held, terms.exclude)
+    out = excluded(draft, tensors_of(draft.root), terms.exclude)
+    return put(draft.root, checkpoint, alignment, terms, out)
+
+
+def put(
+    root: nn.Module,
+    checkpoint: Checkpoint,
+    alignment: Alignment,
+    terms: Terms,
+    out: frozenset[str] = frozenset(),
+) -> LoadReport:
+    """Load tensors into a model itself; all is checked before anything is written.
+
+    Args:
+        root: the model; its tensors get other values.
+        checkpoint: the tensors, and where they come from.
+        alignment: which of them the tensors of the model are made from.
+        terms: on which terms.
+        out: names of the tensors that stay as they are.
+
+    Raises:
+        CheckpointError: a tensor cannot be loaded.
+        CoverageError: less is filled than the terms ask for.
+    """
+    held = tensors_of(root)
     values = {
         entry.target: _value(entry, alignment, checkpoint.tensors, held[entry.target].tensor)
         for entry in alignment.entries
@@ -67,7 +90,7 @@ def load(draft: Draft, checkpoint: Checkpoint, alignment: Alignment, terms: Term
     report = _account(held, out, alignment, checkpoint, values)
     _check(report, terms)
     new = [key for key in held if key not in {*report.loaded, *out, *report.counters}]
-    with _as_in_training(draft.root), torch.no_grad():
+    with _as_in_training(root), torch.no_grad():
         write(held, values)
         started = [key for key in new if terms.init is not None and _start(held[key], terms.init)]
     return attrs.evolve(report, initialised=tuple(started))

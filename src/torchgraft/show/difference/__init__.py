@@ -1,0 +1,1 @@
+"""What differs between two models: read, paired, compared, and written for people."""

@@ -1,0 +1,158 @@
+"""Save a model: its tensors under their names, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+from torch import nn
+
+from torchgraft.alignment.load.tensors import tensors_of
+from torchgraft.edits.freeze import WANTED
+from torchgraft.errors import GraftError, StoreError
+from torchgraft.graph.checks import check_model
+from torchgraft.graph.draft import EXAMPLE
+from torchgraft.graph.history import Origin, history_of
+from torchgraft.recipe import Recipe, steps_of
+from torchgraft.sources.recognise import recognised
+from torchgraft.store.constants import differing, measured
+from torchgraft.store.cover import cover, turns
+from torchgraft.store.examples import to_plain
+from torchgraft.store.reading import SUFFIX
+from torchgraft.store.rebuilding import rebuilt
+from torchgraft.store.record import Record, digests, versions_for
+from torchgraft.store.stock import DTYPES, Stock, axes_of, stock_of
+from torchgraft.store.writing import byte_count, write
+from torchgraft.text import literal, near, plural, spelled
+from torchgraft.transform import replayed
+
+
+@spelled
+def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
+    """Save a model as one file of safetensors that ``load`` makes it from again.
+
+    Tensors stand under the names of the state dict, so that any reader of the format can use
+    them; base, steps, modes and ties stand in the metadata. The file takes the place of an old one
+    in one moment, and one model gives the same bytes always.
+
+    Args:
+        model: the model; it is only read.
+        path: where to, ``<name>.safetensors``.
+        max_shard_size: bytes of tensors in one file, as a number or as text; a larger model
+            becomes several files and an index beside them.
+
+    Returns:
+        The file, or the index.
+
+    Raises:
+        StoreError: it has tensors that a file cannot hold, or there is no such folder.
+        RecipeError: a step cannot be written.
+        ModelError: it is a wrapper or no model.
+        OptionError: the size is none.
+
+    Example:
+        >>> import tempfile
+        >>> from torchgraft import load, pipe, swap_head
+        >>> from torchvision.models import squeezenet1_1
+        >>> model = pipe(squeezenet1_1(), swap_head(5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load(save(model, f"{folder}/five.safetensors"))
+        >>> all(again.state_dict()[key].equal(value) for key, value in model.state_dict().items())
+        True
+    """
+    largest = byte_count(max_shard_size)
+    check_model(model, "save")
+    try:
+        target = _target(Path(path))
+        stock = stock_of(model)
+        return write(target, stock.tensors, _recorded(model, stock).to_text(), largest)
+    except GraftError as error:
+        error.asked = error.asked or f"save(model, {literal(str(path))})"
+        raise
+
+
+def _target(path: Path) -> Path:
+    if path.suffix != SUFFIX or path.is_dir():
+        raise StoreError(
+            f"a model is saved as a file of safetensors, and {path.name!r} is "
+            + ("a folder" if path.is_dir() else "named as something else"),
+            write=literal(str(path / f"model{SUFFIX}" if path.is_dir() else path.with_suffix(SUFFIX))),
+        )
+    if not path.parent.is_dir():
+        above = path.parent.parent
+        names = [other.name for other in above.iterdir()] if above.is_dir() else []
+        raise StoreError(
+            f"there is no folder {str(path.parent)!r}",
+            near=near(path.parent.name, names),
+            write=f"Path({literal(str(path.parent))}).mkdir(parents=True)",
+        )
+    return path
+
+
+def _recorded(model: nn.Module, stock: Stock) -> Record:
+    """Write down how a model stands, with its base only where the base gives this model again."""
+    history = history_of(model)
+    graph = history.outline is not None
+    example, takes = (None if e is None else to_plain(e) for e in (history.example, vars(model).get(EXAMPLE)))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    dtypes = {name: DTYPES[tensor.dtype] for name, tensor in stock.tensors.items()}
+    held = {path: vars(module)[WANTED] for path, module in modules.items() if WANTED in vars(module)}
+    frozen = {
+        name: not tensor.requires_grad
+        for name, tensor in stock.tensors.items()
+        if isinstance(tensor, nn.Parameter)
+    }
+    steps = steps_of(model)
+    record = Record(
+        recipe=Recipe("", steps=steps),
+        base_class=history.outline.modules[""] if history.outline else type(model).__name__,
+        graph=graph,
+        versions=versions_for(""),
+        portrait=digests(model),
+        modes=turns({path: module.training for path, module in modules.items()}),
+        waiting=_named(held),
+        frozen=_named(frozen),
+        ties=stock.ties,
+        dtypes=cover(dtypes),
+        axes=cover({name: " ".join(map(str, axes_of(t))) for name, t in stock.tensors.items()}),
+        constants=measured(model),
+        example=example,
+        takes=takes if takes != example else None,
+    )
+    origin = history.origin or recognised(
+        model, lambda base: replayed(base, steps, history.example) if graph else base
+    )
+    return _with_base(record, origin, dtypes) if origin is not None else record
+
+
+def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str]) -> Record:
+    """Name the base in a record, if it gives the model again; else whoever loads it has to know it."""
+    recipe = Recipe(
+        origin.base,
+        weights=origin.weights,
+        options=origin.options,
+        steps=record.recipe.steps,
+        sha256=origin.sha256,
+    )
+    known = attrs.evolve(record, recipe=recipe, versions=versions_for(origin.base))
+    try:
+        made = rebuilt(known)
+    except StoreError:
+        return record
+    if digests(made) != record.portrait:
+        return record
+    wrong = differing(made, record.constants)
+    if wrong:
+        raise StoreError(
+            f"{origin.base!r} gives other constants than the model has: {', '.join(wrong[:3])}",
+            found=f"{plural(len(wrong), 'tensor')} that no state dict holds",
+            write="register_buffer(...) for them, so that a file holds them",
+        )
+    built = {name: DTYPES.get(place.tensor.dtype) for name, place in tensors_of(made).items()}
+    other = {name: "" if built.get(name) == dtype else dtype for name, dtype in dtypes.items()}
+    return attrs.evolve(known, dtypes=cover(other))
+
+
+def _named(flags: Mapping[str, bool]) -> list[str]:
+    return cover({path: "yes" if flag else "" for path, flag in flags.items()}).get("yes", [])
