@@ -42,6 +42,7 @@ mutants: $(READY)
 sweep: $(READY)
 	$(BIN)/python benchmarks/pyramids.py
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/stored.py --out docs/saving.md
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md
 
 clean:

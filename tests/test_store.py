@@ -514,7 +514,7 @@ def test_a_builder_that_fails_where_a_file_is_loaded(tmp_path, monkeypatch):
     broken.append(True)
     with pytest.raises(StoreError, match="the base of the file, 'registered/breaking', cannot be built"):
         load(path)
-    monkeypatch.setattr("torchgraft.store.rebuilding.skeleton_of", lambda origin: {}[origin.base])
+    monkeypatch.setattr("torchgraft.store.rebuilding.skeleton_of", lambda origin, **_: {}[origin.base])
     with pytest.raises(StoreError, match=r"(?s)cannot be built.*KeyError: 'registered/breaking'"):
         load(path)
 
@@ -979,3 +979,14 @@ def test_memory(tmp_path):
     size = (tmp_path / "m.safetensors").stat().st_size
     assert size > 110e6
     assert growth("load") < 1.1 * size
+
+
+def test_a_model_that_was_changed_by_hand_says_so_when_it_is_loaded(tmp_path):
+    model = pipe(get_model("squeezenet1_1"), swap_head(3))
+    model.features[0].stride = (1, 1)
+    path = save(model, tmp_path / "m.safetensors")
+    with pytest.raises(StoreError) as caught:
+        load(path)
+    assert caught.value.found == (
+        "torchvision/squeezenet1_1 and its steps differ in features, which the recipe does not tell of"
+    )

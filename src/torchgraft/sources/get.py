@@ -105,13 +105,14 @@ def list_models(
     return tuple(sorted(listed))
 
 
-def skeleton_of(origin: Origin, *, files: bool = False) -> nn.Module:
+def skeleton_of(origin: Origin, *, files: bool = False, limit: int | None = None) -> nn.Module:
     """Build the model that an origin names, without weights and without their memory.
 
     Args:
         origin: where a model comes from; it may stand in a file of unknown origin.
         files: may read the config of a model of Hugging Face from its folder, where the origin
             does not hold it. Nothing else is ever read, and nothing is fetched.
+        limit: bytes that the builder may fill, where its options come from anywhere.
 
     Returns:
         The model, its parameters on the meta device, with that origin.
@@ -142,7 +143,7 @@ def skeleton_of(origin: Origin, *, files: bool = False) -> nn.Module:
         )
     with _in_words(found, options):
         check_options(found, options)
-        model = skeleton(lambda: structured(found, origin.weights, options))
+        model = skeleton(lambda: structured(found, origin.weights, options), limit=limit)
     set_history(model, History(origin))
     return model
 

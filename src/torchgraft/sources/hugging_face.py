@@ -18,6 +18,7 @@ from torchgraft.alignment.files.strict_json import decoded
 from torchgraft.errors import SourceError
 from torchgraft.text import kind, literal, near
 
+_MOST_CLASSES = 1_000_000
 _LARGEST = 10_000_000
 """Bytes of a config; the largest ones list some ten thousand labels."""
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -85,6 +86,7 @@ def _config(name: str, options: Mapping[str, object]) -> Any:
     given = options.get("config")
     plain = _read(name) if given is None else _plain(name, given)
     others = _as_json({key: value for key, value in options.items() if key != "config"})
+    _check_classes(name, {**plain, **others})
     known = importlib.import_module("transformers").CONFIG_MAPPING
     wanted = plain.get("model_type")
     if not isinstance(wanted, str) or wanted not in known:
@@ -156,6 +158,21 @@ def _check_here(name: str, value: object, path: str = "") -> None:
             f"the config of {literal(name)} asks for something to be fetched",
             asked=f"get_model({literal(f'hf/{name}')})",
             found=f"{path}={literal(value)}",
+        )
+
+
+def _check_classes(name: str, config: Mapping[str, object]) -> None:
+    """Refuse a number of classes for which transformers would write a name each, without end.
+
+    Raises:
+        SourceError: it is such a number.
+    """
+    count = config.get("num_labels")
+    if isinstance(count, int) and count > _MOST_CLASSES:
+        raise SourceError(
+            f"the config of {literal(name)} asks for more classes than there is reason for",
+            asked=f"get_model({literal(f'hf/{name}')})",
+            found=f"num_labels={count:,}, {_MOST_CLASSES:,} at most",
         )
 
 

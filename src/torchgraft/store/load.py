@@ -16,6 +16,9 @@ from torchgraft.store.rebuilding import Base, check_same, rebuilt
 from torchgraft.store.record import Record
 from torchgraft.text import literal, plural, spelled
 
+_ROOM, _TIMES = 1 << 30, 4
+"""What the builder of a base may fill: some room for tables, and the model in a wider dtype."""
+
 
 @spelled
 def load(path: str | Path, *, device: str | torch.device = "cpu", base: Base | None = None) -> nn.Module:
@@ -50,7 +53,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", base: Base | N
     where = _device(device)
     try:
         file = opened(path)
-        model = rebuilt(file.record, base)
+        size = sum(tensor.size for tensor in file.tensors.values())
+        model = rebuilt(file.record, base, limit=_ROOM + _TIMES * size)
         places = fitted(model, file)
         check_same(file.record, model)
         held = spread({"held": file.record.frozen}, places)

@@ -22,7 +22,7 @@ from torchgraft.sources.get import skeleton_of
 from torchgraft.sources.skeleton import emptied, skeleton
 from torchgraft.store.constants import cast, differing
 from torchgraft.store.examples import from_plain
-from torchgraft.store.record import Record, described, digests, other_versions, versions_for
+from torchgraft.store.record import Record, described, other_versions, unlike, versions_for
 from torchgraft.text import kind, plural
 from torchgraft.transform import replayed
 
@@ -30,12 +30,13 @@ _MOST_PARTS = 50_000
 Base = nn.Module | Callable[[], nn.Module]
 
 
-def rebuilt(record: Record, base: Base | None = None) -> nn.Module:
+def rebuilt(record: Record, base: Base | None = None, *, limit: int | None = None) -> nn.Module:
     """Build the model that a record tells of, its parameters on the meta device.
 
     Args:
         record: the record; nothing of it is run, and no path in it is opened.
         base: the base or what builds it, where no source knows it; it is only read.
+        limit: bytes that the builder of a base may fill, where the record comes from anywhere.
 
     Returns:
         The model.
@@ -45,7 +46,7 @@ def rebuilt(record: Record, base: Base | None = None) -> nn.Module:
         ModelError: what is given as the base is no model.
     """
     recipe = record.recipe
-    start = _known(record) if base is None else _given(base)
+    start = _known(record, limit) if base is None else _given(base)
     before = history_of(start)
     steps = recipe.steps
     # A base on which the first steps were done already is as good as one without them.
@@ -79,8 +80,7 @@ def check_same(record: Record, model: nn.Module) -> None:
             write="register_buffer(...) for them, so that a file holds them",
         )
     if versions_for(record.recipe.base) == record.versions:
-        here = digests(model)
-        other = [name or "its root" for name, told in here.items() if record.portrait.get(name) != told]
+        other = unlike(model, record.portrait)
         if other:
             raise StoreError(
                 f"the base is not the one that the file was made from: {described(record)}",
@@ -89,16 +89,16 @@ def check_same(record: Record, model: nn.Module) -> None:
             )
 
 
-def _known(record: Record) -> nn.Module:
+def _known(record: Record, limit: int | None) -> nn.Module:
     if not record.recipe.base:
         raise StoreError(
             f"the file was made from a {record.base_class} that no source knows",
-            found="no base in the record",
+            found=record.differs or "no base in the record",
             write=f"load(path, base=<a function that builds the {record.base_class}>)",
         )
     try:
         with _bounded():
-            return skeleton_of(record.recipe.origin)
+            return skeleton_of(record.recipe.origin, limit=limit)
     except Exception as error:  # a builder may do anything with options that it was not made for
         raise _failed(
             record, f"the base of the file, {record.recipe.base!r}, cannot be built", error

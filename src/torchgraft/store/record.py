@@ -48,6 +48,7 @@ class Record:
         constants: what tensors measure that the builder computes.
         example: what the input of the base looks like, as plain data; ``None`` where it is guessed.
         takes: what the input of the model looks like, where edits changed that.
+        differs: why a base that a source knows was not named: what it does not give.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class Record:
     constants: Mapping[str, Measure] = attrs.field(factory=dict)
     example: object = None
     takes: object = None
+    differs: str = ""
 
     def to_text(self) -> str:
         """Write it as JSON; what is empty is left out.
@@ -73,7 +75,7 @@ class Record:
         """
         held = {field.name: getattr(self, field.name) for field in attrs.fields(Record)}
         held |= {"recipe": to_plain(self.recipe)}
-        kept = {name: value for name, value in held.items() if value not in (None, (), [], {})}
+        kept = {name: value for name, value in held.items() if value not in (None, (), [], {}, "")}
         text = json.dumps({"version": VERSION, **kept}, ensure_ascii=False, separators=(",", ":"))
         _check_length(text, "the record of the model")
         return text
@@ -137,6 +139,7 @@ def _read(held: Mapping[str, object], where: str) -> Record:
         constants={path: _measure(item, f"constants of {where}") for path, item in constants.items()},
         example=held.get("example"),
         takes=held.get("takes"),
+        differs=_READ.text(held.get("differs", ""), f"differs of {where}"),
     )
 
 
@@ -204,6 +207,13 @@ def other_versions(record: Record) -> str:
     here = versions_for(record.recipe.base)
     other = [f"{n} {v}, here {here[n]}" for n, v in record.versions.items() if here.get(n, v) != v]
     return f"made with {'; '.join(other)}" if other else ""
+
+
+def unlike(model: nn.Module, told: Mapping[str, str]) -> list[str]:
+    """Name the children that a model does not have in common with what digests tell of."""
+    here = digests(model)
+    names = [*here, *(name for name in told if name not in here)]
+    return [name or "its root" for name in names if here.get(name) != told.get(name)]
 
 
 def described(record: Record) -> str:

@@ -21,7 +21,7 @@ from torchgraft.store.cover import cover, turns
 from torchgraft.store.examples import to_plain
 from torchgraft.store.reading import SUFFIX
 from torchgraft.store.rebuilding import rebuilt
-from torchgraft.store.record import Record, digests, versions_for
+from torchgraft.store.record import Record, digests, unlike, versions_for
 from torchgraft.store.stock import DTYPES, Stock, axes_of, stock_of
 from torchgraft.store.writing import byte_count, write
 from torchgraft.text import literal, near, plural, spelled
@@ -138,10 +138,12 @@ def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str]) -> Rec
     known = attrs.evolve(record, recipe=recipe, versions=versions_for(origin.base))
     try:
         made = rebuilt(known)
-    except StoreError:
-        return record
-    if digests(made) != record.portrait:
-        return record
+    except StoreError as error:
+        return attrs.evolve(record, differs=f"{origin.base}: {error.summary}, {error.found}")
+    parts = unlike(made, record.portrait)
+    if parts:
+        what = f"differ in {', '.join(parts[:3])}, which the recipe does not tell of"
+        return attrs.evolve(record, differs=f"{origin.base} and its steps {what}")
     wrong = differing(made, record.constants)
     if wrong:
         raise StoreError(

@@ -50,6 +50,7 @@ def described(file: Held) -> Answer:
     weights = "random ones" if recipe.weights in (None, False) else str(recipe.weights)
     said = [
         ("base", recipe.base or f"a {record.base_class} that no source knows"),
+        ("differs", record.differs),
         ("weights", f"began as {weights}" + (f", sha256 {recipe.sha256[:12]}" if recipe.sha256 else "")),
         *(("option", f"{name}={_brief(value)}") for name, value in recipe.options),
         *((f"step {number}", repr(step)) for number, step in enumerate(recipe.steps, 1)),
