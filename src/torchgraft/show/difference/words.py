@@ -12,6 +12,8 @@ from torchgraft.show.difference.tree import Change, ModuleDiff, Spread
 from torchgraft.text import columns, plural
 
 _LONGEST = 60
+_SEEN = 0.0005
+"""Share from which on one digit behind the point tells of it."""
 _WHEN = ("before", "after")
 MARKS = {"same": "", "added": "+", "removed": "-", "changed": "~", "moved": ">"}
 TOTALS = (
@@ -80,7 +82,8 @@ def signed(before: int, after: int) -> tuple[str, str]:
     """Write a difference with its sign, and in percent of what there was."""
     if before == after:
         return "same", ""
-    part = f"{(after - before) / before:+.1%}".replace("%", " %") if before else ""
+    share = (after - before) / before if before else 0.0
+    part = f"{share:+.1%}".replace("%", " %") if abs(share) >= _SEEN else ""
     return f"{after - before:+,}", part
 
 
