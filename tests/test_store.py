@@ -489,12 +489,20 @@ def test_constants_that_the_base_does_not_compute(tmp_path, monkeypatch):
     model = pipe(get_model("tabled"), swap_head(5))
     alike(model, there_and_back(tmp_path, model))
     model.table.add_(1)
+    model.mask = torch.zeros(4, dtype=torch.complex64)
+    again = there_and_back(tmp_path, model)
+    alike(model, again)
+    assert again.mask.equal(model.mask)
+    assert "table" in load_file(tmp_path / "m.safetensors")
+    assert "table" not in again.state_dict()
+    model.mask = torch.zeros(4, dtype=torch.complex128)
+    model.more[1].add_(1)
     with pytest.raises(StoreError) as caught:
         save(model, tmp_path / "m.safetensors")
     assert str(caught.value).replace(str(tmp_path), "DIR") == (
-        "'registered/tabled' gives other constants than the model has: table\n"
+        "'registered/tabled' gives other constants than the model has: more.1, mask\n"
         '  asked  save(model, "DIR/m.safetensors")\n'
-        "  found  1 tensor that no state dict holds\n"
+        "  found  2 tensors that no state dict holds\n"
         "  write  register_buffer(...) for them, so that a file holds them"
     )
 

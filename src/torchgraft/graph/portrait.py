@@ -50,8 +50,9 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, f"parameter {_dims(parameter)}"
     for name, buffer in module._buffers.items():
         if buffer is not None:
-            kept = "" if name not in module._non_persistent_buffers_set else ", not kept"
-            yield name, f"buffer {_dims(buffer)}{kept}"
+            # One that is not kept may be a table for the last input, of any size.
+            kept = name not in module._non_persistent_buffers_set
+            yield name, f"buffer {_dims(buffer)}" if kept else "buffer, not kept"
     if isinstance(module, Level):
         for number, graph in enumerate(module.graphs):
             calls = [f"{node.op} {_target(node.target)}" for node in graph.nodes if node.op != "placeholder"]

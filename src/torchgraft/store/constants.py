@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import nn
 
+from torchgraft.alignment.load.tensors import Held
 from torchgraft.graph.draft import EXAMPLE
 from torchgraft.sources.skeleton import constants
 from torchgraft.store.stock import BY_NAME
@@ -46,12 +47,22 @@ def cast(model: nn.Module, wanted: Mapping[str, Measure]) -> None:
                 module._buffers[name] = buffer.to(dtype)
 
 
-def differing(model: nn.Module, wanted: Mapping[str, Measure]) -> list[str]:
+def buffers(model: nn.Module) -> dict[str, Held]:
+    """Find the buffers that no state dict holds, in their places."""
+    return {
+        f"{path}.{name}".lstrip("."): Held(module, name, tensor)
+        for path, module in model.named_modules()
+        for name, tensor in module._buffers.items()
+        if tensor is not None and name in module._non_persistent_buffers_set
+    }
+
+
+def differing(model: nn.Module, wanted: Mapping[str, Measure], besides: Collection[str] = ()) -> list[str]:
     """Name the constants of a model that are not what was measured, or have no values.
 
     What is on one side alone is a table that a forward keeps for later runs.
     """
-    found = dict(_computed(model))
+    found = {path: tensor for path, tensor in _computed(model) if path not in besides}
     lost = [path for path, tensor in found.items() if tensor.is_meta]
     known = [path for path in found if path in wanted and path not in lost]
     return lost + [path for path in known if not _alike(_measure(found[path]), wanted[path], found[path])]

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchgraft.alignment.load.tensors import Held, tensors_of
 from torchgraft.errors import StoreError
+from torchgraft.store.constants import buffers
 from torchgraft.store.cover import spread
 from torchgraft.store.reading import Opened
 from torchgraft.store.record import described, other_versions
@@ -33,10 +34,13 @@ def fitted(model: nn.Module, file: Opened) -> Places:
         StoreError: tensors are missing or left over, or of another shape or dtype; or one place
             would take two of them.
     """
-    held, ties = tensors_of(model), file.record.ties
+    beside, ties = buffers(model), file.record.ties
+    tables = {path: beside[path] for path in file.record.tables if path in beside}
+    held = {**tensors_of(model), **tables}
     keys = {name: ties.get(name, name) for name in held}
     _check(file, "has no", [n for n in keys if keys[n] not in file.tensors], file.tensors)
     left = [key for key in file.tensors if key not in set(keys.values())]
+    left += [path for path in file.record.tables if path not in beside and path not in left]
     _check(file, "has, and the model has no place for,", left + [n for n in ties if n not in held], held)
     dtypes = spread(file.record.dtypes, keys.values())
     shapes, kinds, twice = [], [], []
@@ -45,6 +49,8 @@ def fitted(model: nn.Module, file: Opened) -> Places:
         stored = file.tensors[keys[name]]
         built = held.get(keys[name], place).tensor.dtype
         wanted = dtypes.get(keys[name], DTYPES.get(built, str(built)))
+        if name in tables:
+            continue
         if stored.shape != tuple(place.tensor.shape):
             shapes.append(f"{name} {_dims(stored.shape)}, not {_dims(place.tensor.shape)}")
         elif stored.dtype != wanted:

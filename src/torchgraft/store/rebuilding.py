@@ -72,7 +72,7 @@ def check_same(record: Record, model: nn.Module) -> None:
     Raises:
         StoreError: it is another one.
     """
-    wrong = differing(model, record.constants)
+    wrong = differing(model, record.constants, record.tables)
     if wrong:
         raise StoreError(
             f"the base computes other constants than when the file was made: {', '.join(wrong[:3])}",

@@ -48,6 +48,8 @@ class Record:
         constants: what tensors measure that the builder computes.
         example: what the input of the base looks like, as plain data; ``None`` where it is guessed.
         takes: what the input of the model looks like, where edits changed that.
+        tables: buffers that no state dict holds and that are not as the base computes them; they
+            stand in the file.
         differs: why a base that a source knows was not named: what it does not give.
     """
 
@@ -65,6 +67,7 @@ class Record:
     constants: Mapping[str, Measure] = attrs.field(factory=dict)
     example: object = None
     takes: object = None
+    tables: Sequence[str] = ()
     differs: str = ""
 
     def to_text(self) -> str:
@@ -139,6 +142,7 @@ def _read(held: Mapping[str, object], where: str) -> Record:
         constants={path: _measure(item, f"constants of {where}") for path, item in constants.items()},
         example=held.get("example"),
         takes=held.get("takes"),
+        tables=_paths(held.get("tables", []), f"tables of {where}"),
         differs=_READ.text(held.get("differs", ""), f"differs of {where}"),
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
+import torch
 from torch import nn
 
 from torchgraft.alignment.load.tensors import tensors_of
@@ -16,7 +17,7 @@ from torchgraft.graph.draft import EXAMPLE
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.recipe import Recipe, steps_of
 from torchgraft.sources.recognise import recognised
-from torchgraft.store.constants import differing, measured
+from torchgraft.store.constants import buffers, differing, measured
 from torchgraft.store.cover import cover, turns
 from torchgraft.store.examples import to_plain
 from torchgraft.store.reading import SUFFIX
@@ -66,7 +67,9 @@ def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB
     try:
         target = _target(Path(path))
         stock = stock_of(model)
-        return write(target, stock.tensors, _recorded(model, stock).to_text(), largest)
+        record = _recorded(model, stock)
+        tables = {path: buffers(model)[path].tensor.detach().contiguous() for path in record.tables}
+        return write(target, {**stock.tensors, **tables}, record.to_text(), largest)
     except GraftError as error:
         error.asked = error.asked or f"save(model, {literal(str(path))})"
         raise
@@ -123,10 +126,10 @@ def _recorded(model: nn.Module, stock: Stock) -> Record:
     origin = history.origin or recognised(
         model, lambda base: replayed(base, steps, history.example) if graph else base
     )
-    return _with_base(record, origin, dtypes) if origin is not None else record
+    return _with_base(record, origin, dtypes, _storable(model)) if origin is not None else record
 
 
-def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str]) -> Record:
+def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str], beside: Collection[str]) -> Record:
     """Name the base in a record, if it gives the model again; else whoever loads it has to know it."""
     recipe = Recipe(
         origin.base,
@@ -144,16 +147,24 @@ def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str]) -> Rec
     if parts:
         what = f"differ in {', '.join(parts[:3])}, which the recipe does not tell of"
         return attrs.evolve(record, differs=f"{origin.base} and its steps {what}")
-    wrong = differing(made, record.constants)
-    if wrong:
+    tables = differing(made, record.constants)
+    lost = [path for path in tables if path not in beside]
+    if lost:
         raise StoreError(
-            f"{origin.base!r} gives other constants than the model has: {', '.join(wrong[:3])}",
-            found=f"{plural(len(wrong), 'tensor')} that no state dict holds",
+            f"{origin.base!r} gives other constants than the model has: {', '.join(lost[:3])}",
+            found=f"{plural(len(lost), 'tensor')} that no state dict holds",
             write="register_buffer(...) for them, so that a file holds them",
         )
     built = {name: DTYPES.get(place.tensor.dtype) for name, place in tensors_of(made).items()}
     other = {name: "" if built.get(name) == dtype else dtype for name, dtype in dtypes.items()}
-    return attrs.evolve(known, dtypes=cover(other))
+    measures = {path: told for path, told in record.constants.items() if path not in tables}
+    return attrs.evolve(known, dtypes=cover(other), tables=tables, constants=measures)
+
+
+def _storable(model: nn.Module) -> set[str]:
+    """Find the buffers that no state dict holds and that a file could."""
+    beside = {path: held.tensor for path, held in buffers(model).items()}
+    return {p for p, t in beside.items() if t.dtype in DTYPES and t.layout is torch.strided and not t.is_meta}
 
 
 def _named(flags: Mapping[str, bool]) -> list[str]:
