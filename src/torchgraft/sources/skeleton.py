@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -31,12 +32,15 @@ class _Making(TorchFunctionMode):
     Args:
         limit: bytes that all tensors with values may take together.
         meta: make what is going to be filled with parameters on the meta device.
+        real: numbers of those that are no parameters, and get values all the same.
     """
 
-    def __init__(self, limit: int | None, *, meta: bool) -> None:
+    def __init__(self, limit: int | None, *, meta: bool, real: Collection[int] = ()) -> None:
         super().__init__()
         self._left = limit
         self._meta = meta
+        self._real = real
+        self._later: list[torch.Tensor] = []
 
     def __torch_function__(
         self,
@@ -50,13 +54,21 @@ class _Making(TorchFunctionMode):
             on_meta = {**options, "device": "meta"}
             chosen = options.get("device") is None and _floating(options.get("dtype"))
             if self._meta and func is _FILLED_LATER and chosen:
-                return func(*args, **on_meta)
+                empty = cast("torch.Tensor", func(*args, **on_meta))
+                self._later.append(empty)
+                if len(self._later) - 1 not in self._real:
+                    return empty
             if self._left is not None and str(options.get("device")) != "meta":
                 self._left -= self._checked(func(*args, **on_meta))
         elif self._left is not None and any(map(_grows, args)):
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 self._checked(func(*map(_shadow, args), **options))
         return func(*args, **options)
+
+    def no_parameters(self, model: nn.Module) -> set[int]:
+        """Number those made on the meta device that became no parameters of the model."""
+        used = {p.untyped_storage()._cdata for p in model.parameters() if p.is_meta}
+        return {i for i, empty in enumerate(self._later) if empty.untyped_storage()._cdata not in used}
 
     def _checked(self, made: object) -> int:
         """Return the bytes of what is going to be made, if there is room."""
@@ -103,15 +115,19 @@ def skeleton(build: Callable[[], nn.Module], *, limit: int | None = None) -> nn.
 
 
 def _built(build: Callable[[], nn.Module], limit: int | None) -> nn.Module:
-    try:
-        with _Making(limit, meta=True):
-            model = build()
+    real: Collection[int] = ()
+    for _ in range(2):  # the second time with values for tables that are filled like parameters
+        making = _Making(limit, meta=True, real=real)
+        try:
+            with making:
+                model = build()
+        except _TooLargeError:
+            raise
+        except Exception:  # noqa: BLE001 - a constructor may do anything with values that are not there
+            break
         if not any(constant.is_meta for _, constant in constants(model)):
             return model
-    except _TooLargeError:
-        raise
-    except Exception:  # noqa: BLE001, S110 - a constructor may do anything with values that are not there
-        pass
+        real = making.no_parameters(model)
     with _Making(limit, meta=False):
         return build()
 
