@@ -16,7 +16,7 @@ from torchgraft.select import Selector, Target, parse
 from torchgraft.text import check_flags, spelled
 from torchgraft.transform import Transform
 
-WANTED = "_mode_when_thawed"
+WANTED = "_torchgraft_mode_when_thawed"
 
 
 @attrs.frozen(repr=False)

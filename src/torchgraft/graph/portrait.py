@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from torchgraft.graph.level import Level
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType)
+_DEEPEST = 6
+_OF_LEVELS = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph())))
+_OF_MODULES = frozenset((*vars(nn.Module()), "_is_hf_initialized"))
+_ABOUT = frozenset(("pretrained_cfg", "default_cfg", "name_or_path", "_name_or_path", "transformers_version"))
+"""What libraries keep about weights and files, and no forward reads."""
 
 
 def portrait(model: nn.Module) -> dict[str, str]:
     """Put into words what a model is made of, but for values, modes and what gets a gradient.
 
     Two models with one portrait have the same forwards, as far as these can be told from
-    classes, plain public attributes, shapes, numbers of hooks and the graphs of levels.
+    classes, attributes, shapes, numbers of hooks and the graphs of levels.
 
     Args:
         model: the model; it is only read.
 
     Returns:
-        By path: the class of each module, each of its plain attributes, the shape of each
-        tensor, and the operations of each level.
+        By path: the class of each module, each of its attributes, the shape of each tensor, and
+        the operations of each level.
 
     Example:
-        >>> portrait(nn.Linear(3, 2, bias=False))
-        {'': 'Linear', 'in_features': '3', 'out_features': '2', 'weight': 'parameter 2 3'}
+        >>> portrait(nn.Flatten())
+        {'': 'torch.nn.modules.flatten.Flatten', 'start_dim': '1', 'end_dim': '-1'}
     """
     told: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
-        told[path] = type(module).__name__
+        told[path] = _class(module._origin if isinstance(module, Level) else type(module))
         told.update((prefix + name, text) for name, text in _parts(module))
     return told
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
+    ours = {*_OF_LEVELS, *Level.__annotations__} if isinstance(module, Level) else set()
     for name, value in vars(module).items():
-        if name != "training" and not name.startswith("_") and (text := _said(value)):
-            yield name, text
-        elif "hooks" in name and isinstance(value, dict) and value:
-            yield name, f"{len(value)}"
+        if "hooks" in name and isinstance(value, dict):
+            yield from [(name, f"{len(value)}")] if value else []
+        elif name not in {*_OF_MODULES, *_ABOUT, *ours} and not name.startswith("_torchgraft"):
+            yield name, _said(value)
     for name, parameter in module._parameters.items():
         if parameter is not None:
             yield name, f"parameter {_dims(parameter)}"
@@ -55,20 +63,65 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, f"buffer {_dims(buffer)}" if kept else "buffer, not kept"
     if isinstance(module, Level):
         for number, graph in enumerate(module.graphs):
-            calls = [f"{node.op} {_target(node.target)}" for node in graph.nodes if node.op != "placeholder"]
-            yield f"<forward {number}>", "; ".join(calls)
+            yield f"<forward {number}>", "; ".join(_calls(graph))
 
 
-def _said(value: object) -> str:
-    """Write a plain value; nothing for others."""
+def _calls(graph: fx.Graph) -> Iterator[str]:
+    """Write the nodes of a graph; one stands for another by its number, as names may differ."""
+    numbers = {node: f"%{number}" for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        target = "" if node.op in ("placeholder", "output") else _target(node.target)
+        yield f"{node.op} {target} {_given(node.args, numbers)} {_given(node.kwargs, numbers)}"
+
+
+def _given(value: object, numbers: Mapping[fx.Node, str]) -> str:
+    if isinstance(value, fx.Node):
+        return numbers[value]
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(_given(item, numbers) for item in value)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_given(item, numbers)}' for key, item in value.items())}}}"
+    if isinstance(value, slice):
+        return _given((value.start, value.stop, value.step), numbers)
+    return _said(value)
+
+
+def _said(value: object, depth: int = 0) -> str:
+    """Write an attribute; of what cannot be written, the class."""
+    below = depth + 1
     if type(value) in _PLAIN:
         return repr(value)
     if isinstance(value, _CODE):
-        return f"{value.__module__}.{value.__qualname__}"
-    if type(value) in (tuple, list, torch.Size):
-        said = [_said(item) for item in value]  # type: ignore[attr-defined]  # it is a sequence
-        return f"({', '.join(said)})" if all(said) else ""
-    return ""
+        line = getattr(getattr(value, "__code__", None), "co_firstlineno", "")
+        return f"{value.__module__}.{value.__qualname__} {line}".rstrip()
+    if isinstance(value, types.MethodType):
+        return f"method {_said(value.__func__)}"
+    if isinstance(value, functools.partial):
+        return f"partial {_said((value.func, value.args, value.keywords), below)}"
+    if isinstance(value, (nn.Module, torch.Tensor)) or depth > _DEEPEST:
+        return f"a {_class(type(value))}"
+    # Tensors in lists and mappings are tables, which a forward may keep for later runs.
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(_said(v, below) for v in value if not isinstance(v, torch.Tensor))})"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(_said(item, below) for item in value))}}}"
+    if isinstance(value, Mapping):
+        items = [(k, v) for k, v in value.items() if not isinstance(v, torch.Tensor)]
+        return f"{{{', '.join(f'{_said(k, below)}: {_said(v, below)}' for k, v in items)}}}"
+    if hasattr(value, "to_json_string"):
+        return _config(value.to_json_string())
+    held = getattr(value, "__dict__", {})
+    return f"{_class(type(value))} {_said(dict(held), below) if held else ''}".rstrip()
+
+
+def _config(text: object) -> str:
+    """Write the configuration of a model, without what it says of files."""
+    held = json.loads(text) if isinstance(text, str) else {}
+    return repr(sorted((key, repr(item)) for key, item in held.items() if key not in _ABOUT))
+
+
+def _class(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _target(target: object) -> str:

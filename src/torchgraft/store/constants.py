@@ -68,6 +68,22 @@ def differing(model: nn.Module, wanted: Mapping[str, Measure], besides: Collecti
     return lost + [path for path in known if not _alike(_measure(found[path]), wanted[path], found[path])]
 
 
+def others(made: nn.Module, model: nn.Module) -> list[str]:
+    """Name the constants of a model that are not bit for bit those of one that was made anew."""
+    found, wanted = dict(_computed(made)), dict(_computed(model))
+    both = [path for path in wanted if path in found]
+    return [path for path in both if not _same(found[path], wanted[path])]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if (one.dtype, one.shape, one.layout) != (other.dtype, other.shape, other.layout):
+        return False
+    if one.is_meta or one.layout is not torch.strided or one.is_quantized:
+        return not one.is_meta
+    flat = [t.detach().cpu().contiguous().flatten() for t in (one, other)]
+    return flat[0].view(torch.uint8).equal(flat[1].view(torch.uint8))
+
+
 def _computed(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Find the constants; not the example that a model remembers, nor what a hook computes anew."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,7 +17,7 @@ from torchgraft.graph.draft import EXAMPLE
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.recipe import Recipe, steps_of
 from torchgraft.sources.recognise import recognised
-from torchgraft.store.constants import buffers, differing, measured
+from torchgraft.store.constants import buffers, measured, others
 from torchgraft.store.cover import cover, turns
 from torchgraft.store.examples import to_plain
 from torchgraft.store.reading import SUFFIX
@@ -126,10 +126,17 @@ def _recorded(model: nn.Module, stock: Stock) -> Record:
     origin = history.origin or recognised(
         model, lambda base: replayed(base, steps, history.example) if graph else base
     )
-    return _with_base(record, origin, dtypes, _storable(model)) if origin is not None else record
+    named = _with_base(record, origin, dtypes, model) if origin is not None else record
+    return named if named.recipe.base else _with_tables(named, sorted(_storable(model)))
 
 
-def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str], beside: Collection[str]) -> Record:
+def _with_tables(record: Record, tables: Sequence[str]) -> Record:
+    """Let buffers that no state dict holds stand in the file."""
+    measures = {path: told for path, told in record.constants.items() if path not in tables}
+    return attrs.evolve(record, tables=tables, constants=measures)
+
+
+def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str], model: nn.Module) -> Record:
     """Name the base in a record, if it gives the model again; else whoever loads it has to know it."""
     recipe = Recipe(
         origin.base,
@@ -147,8 +154,9 @@ def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str], beside
     if parts:
         what = f"differ in {', '.join(parts[:3])}, which the recipe does not tell of"
         return attrs.evolve(record, differs=f"{origin.base} and its steps {what}")
-    tables = differing(made, record.constants)
-    lost = [path for path in tables if path not in beside]
+    tables = others(made, model)
+    storable = _storable(model)
+    lost = [path for path in tables if path not in storable]
     if lost:
         raise StoreError(
             f"{origin.base!r} gives other constants than the model has: {', '.join(lost[:3])}",
@@ -157,8 +165,7 @@ def _with_base(record: Record, origin: Origin, dtypes: Mapping[str, str], beside
         )
     built = {name: DTYPES.get(place.tensor.dtype) for name, place in tensors_of(made).items()}
     other = {name: "" if built.get(name) == dtype else dtype for name, dtype in dtypes.items()}
-    measures = {path: told for path, told in record.constants.items() if path not in tables}
-    return attrs.evolve(known, dtypes=cover(other), tables=tables, constants=measures)
+    return _with_tables(attrs.evolve(known, dtypes=cover(other)), tables)
 
 
 def _storable(model: nn.Module) -> set[str]:
