@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn as detector
 
-from torchgraft import get_model, load, pipe, recipe_of, rename, save, swap_head
-from torchgraft.errors import StoreError
+from torchgraft import freeze, get_model, load, pipe, recipe_of, rename, save, swap_head, transfer
+from torchgraft.errors import RecipeError, StoreError
 
 
 class ReLU(nn.ReLU):
@@ -123,3 +123,12 @@ def test_options_that_live_in_plain_objects(options):
     build = functools.partial(detector, weights=None, weights_backbone=None)
     assert recipe_of(build()).base == f"torchvision/{detector.__name__}"
     assert not recipe_of(build(**options)).base
+
+
+def test_steps_that_filled_tensors_out_of_memory_are_in_the_tensors(tmp_path):
+    model = transfer(get_model("resnet18"), pipe(get_model("resnet18"), freeze("layer1")))
+    again = load(save(pipe(model, swap_head(3)), tmp_path / "m.safetensors"))
+    assert recipe_of(again).steps == (freeze("layer1"), swap_head(3))
+    assert again.conv1.weight.equal(model.conv1.weight)
+    with pytest.raises(RecipeError, match="step 2 cannot be written"):
+        recipe_of(model)

@@ -21,6 +21,9 @@ from torchgraft.sources.recognise import recognised
 from torchgraft.text import literal, spelled
 from torchgraft.transform import Transform, pipe, replayed
 
+_FROM_MEMORY = "load_weights(<"
+"""How the step begins that holds tensors, or a model, and no path."""
+
 
 @spelled
 def build(recipe: Recipe | str | Path, *, seed: int | None = None) -> nn.Module:
@@ -98,13 +101,19 @@ def recipe_of(model: nn.Module) -> Recipe:
     )
 
 
-def steps_of(model: nn.Module) -> tuple[Transform, ...]:
+def steps_of(model: nn.Module, *, filling: bool = True) -> tuple[Transform, ...]:
     """Return what was done to a model, as far as it can be written.
+
+    Args:
+        model: the model; it is only read.
+        filling: also steps that filled tensors out of memory. They cannot be written, and are
+            not needed where the tensors are at hand.
 
     Raises:
         RecipeError: a step cannot be written; tells which.
     """
-    return tuple(read_back(said, number) for number, said in enumerate(history_of(model).steps, 1))
+    steps = enumerate(history_of(model).steps, 1)
+    return tuple(read_back(t, number) for number, t in steps if filling or not t.startswith(_FROM_MEMORY))
 
 
 def example_of(recipe: Recipe) -> torch.Tensor | None:

@@ -106,7 +106,7 @@ def _recorded(model: nn.Module, stock: Stock) -> Record:
         for name, tensor in stock.tensors.items()
         if isinstance(tensor, nn.Parameter)
     }
-    steps = steps_of(model)
+    steps = steps_of(model, filling=False)  # the file holds what they filled
     record = Record(
         recipe=Recipe("", steps=steps),
         base_class=history.outline.modules[""] if history.outline else type(model).__name__,
