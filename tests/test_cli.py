@@ -1018,3 +1018,17 @@ def test_an_interrupt_is_silent() -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate() == (b"", b"")
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_is_json_whatever_is_asked_for(encoding):
+    command = [sys.executable, "-m", "torchgraft", "show", "a\x7fb\N{GRINNING FACE}", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 1
+    assert "a\x7fb\N{GRINNING FACE}" in json.loads(done.stderr)["error"]
+
+
+def test_values_that_python_cannot_make_are_text():
+    assert words.value("{[]: 1}") == "{[]: 1}"

@@ -38,7 +38,14 @@ def message(model) -> str:
     return str(caught.value)
 
 
-EDITS = [(), (swap_head(3),), (drop_head(),), (adapt_input(4),), (features(),), (freeze("*"), swap_head(2))]
+EDITS = [
+    (),
+    (swap_head(3),),
+    (drop_head(),),
+    (adapt_input(4), adapt_input(3)),
+    (features(),),
+    (freeze("*"), swap_head(2)),
+]
 
 
 @pytest.mark.parametrize("edits", EDITS, ids=repr)
@@ -47,6 +54,28 @@ def test_a_model_of_timm_keeps_its_own(image, name, edits):
     model = timm.create_model(name)
     wanted = create_transform(**resolve_model_data_config(model), is_training=False)(image)
     assert preprocessing(pipe(model, *edits))(image).equal(wanted)
+
+
+def test_other_channels_than_those_of_the_transform():
+    """A transform with three means would fail on an image, far from its cause."""
+    said = (
+        "the transform of the weights gives other channels than the model takes\n"
+        "  asked  preprocessing(model)\n"
+        "  found  a model of 4 channels, and a transform with 3 means\n"
+        "  write  a transform of your own with 4 means, or adapt_input(3)(model)"
+    )
+    model = models.resnet18()
+    set_history(model, History(Origin("torchvision/resnet18", "IMAGENET1K_V1")))
+    for one in (model, timm.create_model("test_vit")):
+        assert message(pipe(one, adapt_input(4))) == said
+    assert message(get_model("timm/test_vit", in_chans=4)) == said
+
+
+def test_a_model_whose_channels_cannot_be_told_keeps_its_own(image):
+    vit = timm.create_model("test_vit")
+    vit.forward = None
+    set_history(vit, History(Origin("timm/test_vit"), ("a step",)))
+    assert preprocessing(vit)(image).shape[0] == 3
 
 
 def test_two_models_of_timm_have_two(image):
@@ -94,7 +123,12 @@ def test_a_builder_of_the_user_may_have_one():
 def test_a_folder_of_hugging_face_may_have_one(tmp_path, image):
     held = folder(tmp_path)
     model = get_model(f"hf/{held}")
-    assert message(model).splitlines()[0] == f"no preprocessing belongs to this model of hf/{held}"
+    assert message(model) == (
+        f"no preprocessing belongs to this model of hf/{held}\n"
+        f"  found  no preprocessor_config.json in '{held}'\n"
+        f"  write  that file in '{held}', as an image processor's save_pretrained writes it, "
+        "or a transform of your own"
+    )
     processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.25] * 3)
     processor.save_pretrained(held)
     wanted = processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -102,6 +136,7 @@ def test_a_folder_of_hugging_face_may_have_one(tmp_path, image):
     assert made.shape == (3, 32, 32)
     torch.testing.assert_close(made, torch.as_tensor(wanted), atol=0.05, rtol=0)
     model.save_pretrained(held)
+    assert "a model of 4 channels" in message(pipe(model, adapt_input(4)))
     by_hand = transformers.ResNetForImageClassification.from_pretrained(held)
     assert preprocessing(by_hand)(image).equal(made)
 

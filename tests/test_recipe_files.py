@@ -25,7 +25,7 @@ from torchgraft import (
     wrap,
 )
 from torchgraft.blocks import cbam, register_block, se
-from torchgraft.errors import GraftError, ModelError, RecipeError
+from torchgraft.errors import GraftError, ModelError, OptionError, RecipeError
 from torchgraft.recipe import Recipe, build, read_recipe, recipe_of
 from torchgraft.recipe.plain import from_plain, to_plain
 from torchgraft.recipe.yaml_text import write_yaml
@@ -488,3 +488,23 @@ def test_other_weights_than_those_of_the_recipe_are_refused(tmp_path):
 def test_values_are_written_for_every_reader(value, said):
     assert write_yaml({"a": value}) == f"a: {said}\n"
     assert write_yaml({"a": {"b": value}}) == f"a:\n  b: {said}\n"
+
+
+def test_build_takes_what_reading_takes(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "base.yaml").write_text("torchgraft: 1\nbase: torchvision/squeezenet1_1\n")
+    path = tmp_path / "r" / "recipe.yaml"
+    path.write_text("torchgraft: 1\nextends: ../base.yaml\nvars: {n: 3}\nsteps:\n  - swap_head(${n})\n")
+    with pytest.raises(RecipeError):
+        build(path)
+    assert build(path, outside=True, variables={"n": 4}).classifier[1].out_channels == 4
+    with pytest.raises(OptionError, match="has its variables and its paths"):
+        build(Recipe("torchvision/squeezenet1_1"), outside=True)
+
+
+def test_the_example_of_a_recipe_is_that_of_its_base():
+    recipe = Recipe("torchvision/squeezenet1_1", example=(1, 3, 64, 64), steps=["adapt_input(4)"])
+    assert recipe_of(build(recipe)) == recipe
+    model = pipe(nn.Linear(3, 2), example={"input": torch.zeros(1, 3)})
+    with pytest.raises(RecipeError, match="the example that the model was made with cannot be written"):
+        recipe_of(model)

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import transformers
 from hugging import folder, small_config
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors.torch import save_file
@@ -329,7 +330,7 @@ def test_a_file_has_to_fit_but_for_the_head(tmp_path):
         "         differ 2.weight 5 4 -> 2 4, 2.bias 5 -> 2\n"
         "         new 0.bias\n"
         "         unexpected more\n"
-        '  write  load_weights("<path>", by="structure")(get_model(...)), which goes by what tensors do'
+        f'  write  partial_load(get_model("two_layers", num_classes=2), "{path}"), which takes what fits'
     )
 
 
@@ -352,6 +353,132 @@ def test_another_width_is_no_other_class_count(tmp_path):
     save_file(_register()(width=6).state_dict(), path)
     assert "0.weight 6 3 1 1 -> 4 3 1 1" in message(
         lambda: get_model("two_layers", weights=path, num_classes=2)
+    )
+
+
+def refusal(name: str, path: Path, **options) -> list[str]:
+    return message(lambda: get_model(name, weights=path, **options)).splitlines()
+
+
+def test_a_file_with_another_number_of_classes_says_the_call(tmp_path):
+    path = tmp_path / "r7.pth"
+    torch.save(models.squeezenet1_1(num_classes=7).state_dict(), path)
+    assert message(lambda: get_model("squeezenet1_1", weights=path)) == (
+        "the weights are for another model\n"
+        f'  asked  get_model("torchvision/squeezenet1_1", weights="{path}")\n'
+        "  found  loaded 96.2 % of parameters (50 of 52 tensors); 2 differ in shape\n"
+        "         differ classifier.1.weight 7 512 1 1 -> 1000 512 1 1, classifier.1.bias 7 -> 1000\n"
+        f'  write  get_model("squeezenet1_1", weights="{path}", num_classes=7)'
+    )
+    assert get_model("squeezenet1_1", weights=path, num_classes=7).classifier[1].out_channels == 7
+
+
+def test_a_file_of_a_model_of_the_same_family_says_which(tmp_path):
+    path = tmp_path / "own.pth"
+    torch.save(models.shufflenet_v2_x1_0().state_dict(), path)
+    said = refusal("shufflenet_v2_x0_5", path)[-1]
+    assert said == f'  write  get_model("shufflenet_v2_x1_0", weights="{path}")'
+    said = refusal("torchvision/shufflenet_v2_x0_5", path)[-1]
+    assert said == f'  write  get_model("torchvision/shufflenet_v2_x1_0", weights="{path}")'
+
+
+def test_a_file_of_another_kind_goes_by_structure_and_one_of_other_options_by_names(tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_file({"stem.kernel": torch.zeros(4, 3, 1, 1)}, path)
+    _register()
+    assert refusal("two_layers", path)[-1] == (
+        f'  write  load_weights("{path}", by="structure")(get_model("two_layers")), which goes by what tensors do'
+    )
+    save_file(_register_again(width=6), path)
+    assert refusal("two_layers", path)[-1] == (
+        f'  write  get_model("two_layers", weights="{path}", <the options of the file>)'
+    )
+
+
+def test_a_call_that_the_builder_refuses_is_not_written(tmp_path):
+    @register_model("even")
+    def even(num_classes: int = 4):
+        if num_classes % 2:
+            raise ValueError(num_classes)
+        return nn.Linear(3, num_classes)
+
+    path = tmp_path / "own.safetensors"
+    for count, options in ((7, "<the options of the file>"), (8, "num_classes=8")):
+        save_file(nn.Linear(3, count).state_dict(), path)
+        assert refusal("even", path)[-1] == f'  write  get_model("even", weights="{path}", {options})'
+
+
+def _register_again(**options) -> dict[str, torch.Tensor]:
+    registry._TABLE.clear()
+    return _register()(**options).state_dict()
+
+
+def test_tables_that_a_builder_computes_may_be_missing(tmp_path):
+    @register_model("tabled")
+    def tabled(num_classes: int = 5):
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, num_classes))
+        model[0].register_buffer("index", torch.arange(6))
+        model[0].register_buffer("mask", torch.ones(2, dtype=torch.bool))
+        model[0].register_buffer("scale", torch.ones(2))
+        return model
+
+    path, state = tmp_path / "own.safetensors", tabled().state_dict()
+    save_file({k: v for k, v in state.items() if k not in ("0.index", "0.mask")}, path)
+    for options, head in (({}, ()), ({"num_classes": 2}, ("1.weight", "1.bias"))):
+        model = get_model("tabled", weights=path, **options)
+        assert same(model, state, but=head)
+        assert load_report(model).missing == ("0.index", "0.mask")
+        assert load_report(model).initialised == head
+    save_file({**{k: v for k, v in state.items() if k != "0.index"}, "0.mask": torch.ones(3)}, path)
+    assert "differ 0.mask 3 -> 2" in message(lambda: get_model("tabled", weights=path))
+    save_file({k: v for k, v in state.items() if k != "0.scale"}, path)
+    assert "new 0.scale" in message(lambda: get_model("tabled", weights=path))
+
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+IMAGES = {"image_size": 16, "patch_size": 4}
+SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "options"),
+    [
+        ("ViT", "ImageClassification", {**SMALL, **IMAGES}),
+        ("Swin", "ImageClassification", {**SWIN, **IMAGES}),
+        ("Bert", "SequenceClassification", {**SMALL, "vocab_size": 9}),
+    ],
+)
+def test_names_in_files_of_hugging_face_are_for_transformers_to_know(
+    tmp_path, monkeypatch, kind, head, options
+):
+    monkeypatch.chdir(tmp_path)
+    config = getattr(transformers, f"{kind}Config")(**options, num_labels=3)
+    first = getattr(transformers, f"{kind}For{head}")(config)
+    first.save_pretrained("net")
+    for weights in (True, "net/model.safetensors"):
+        model = get_model("hf/./net", weights=weights)
+        assert same(model, first.state_dict())
+        assert model.training
+    seven = get_model("hf/./net", weights=True, num_labels=7)
+    head = ("classifier.weight", "classifier.bias")
+    assert same(seven, first.state_dict(), but=head)
+    assert load_report(seven).initialised == head
+
+
+def test_a_file_of_hugging_face_has_to_fit(tmp_path):
+    held = folder(tmp_path / "net")
+    state = get_model(f"hf/{held}").state_dict()
+    del state["classifier.1.bias"]
+    save_file(
+        {**state, "classifier.1.weight": torch.zeros(4, 16), "z": torch.zeros(1)}, held / "model.safetensors"
+    )
+    assert message(lambda: get_model(f"hf/{held}", weights=True)) == (
+        "'model.safetensors' is for another model than the config\n"
+        f'  asked  get_model("hf/{held}", weights="model.safetensors")\n'
+        "  found  differ classifier.1.weight 4 16 -> 3 16\n"
+        "         new classifier.1.bias\n"
+        "         unexpected z\n"
+        "  write  weights that are for this config, or the config that was saved with them"
     )
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -254,6 +255,41 @@ def test_a_config_that_is_none(config, said):
         kept = config if isinstance(config, str) else json.dumps(config)
         with pytest.raises(SourceError):
             skeleton_of(Origin("hf/mine", options=(("config", kept),)))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {
+                "model_type": "distilbert",
+                "sinusoidal_pos_embds": True,
+                "max_position_embeddings": 400_000,
+            },
+            "max_position_embeddings=400,000, 65,536 at most",
+        ),
+        ({"model_type": "vit", "hidden_size": 70_000}, "hidden_size=70,000, 65,536 at most"),
+        ({"model_type": "resnet", "depths": (1, 10**9)}, "depths=1,000,000,000"),
+        ({"model_type": "bert", "vocab_size": 2_000_000}, "vocab_size=2,000,000, 1,000,000 at most"),
+        (
+            {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model", "image_size": 10**6}},
+            "vision_config.image_size=1,000,000",
+        ),
+    ],
+)
+def test_a_config_of_unknown_origin_has_usual_sizes(config, said):
+    start = time.monotonic()
+    kind = {"model_type": config.pop("model_type")}
+    for first, others in (({**kind, **config}, {}), (kind, config)):
+        with pytest.raises(SourceError, match="more than there is reason for") as caught:
+            skeleton_of(Origin("hf/mine", options=(("config", json.dumps(first)), *others.items())))
+        assert said in str(caught.value)
+    assert time.monotonic() - start < 5, "a number was made into a list"
+
+
+def test_a_large_vocabulary_is_usual():
+    config = {"model_type": "bert", "vocab_size": 250_002, "num_hidden_layers": 1}
+    assert skeleton_of(Origin("hf/mine", options=(("config", json.dumps(config)),)))
 
 
 def test_a_config_that_is_too_large(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -526,3 +527,22 @@ def test_a_shard_that_is_missing(index, tmp_path):
     next(tmp_path.glob("m-*")).unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         load(index, base=base)
+
+
+def test_what_is_no_regular_file(tmp_path):
+    path = tmp_path / "forged.safetensors"
+    os.mkfifo(path)
+    assert text(lambda: load(path), path) == (
+        "'forged.safetensors' is no regular file\n  write  the path of a file"
+    )
+
+
+def test_a_file_of_torch_save(tmp_path):
+    path = tmp_path / "forged.safetensors"
+    for old in (False, True):
+        torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=not old)
+        assert text(lambda: load(path), path) == (
+            "'forged.safetensors' is a file of torch.save, with tensors and no model\n"
+            '  write  get_model(<name>, weights="DIR/forged.safetensors"), '
+            'or load_weights("DIR/forged.safetensors")'
+        )

@@ -86,4 +86,4 @@ class Failure:
     def json(self) -> str:
         """Write it for machines."""
         held = attrs.asdict(self)
-        return json.dumps(held, ensure_ascii=False, indent=2)
+        return json.dumps(held, indent=2)

@@ -45,7 +45,7 @@ def _failed(error: BaseException, words: Sequence[str], *, as_json: bool, debug:
     if debug:
         traceback.print_exception(error)
     with contextlib.suppress(typer.Exit):  # nobody reads it
-        output.write(failure.json() if as_json else failure.text(), sys.stderr)
+        output.write(failure.json() if as_json else failure.text(), sys.stderr, exact=as_json)
     return failure.code
 
 

@@ -54,7 +54,7 @@ def give(answer: Answer, *, as_json: bool) -> None:
         Exit: it is a no, or nobody reads it.
     """
     if as_json:
-        write(json.dumps(answer.data, ensure_ascii=False, indent=2, allow_nan=False, default=str))
+        write(json.dumps(answer.data, indent=2, allow_nan=False, default=str), exact=True)
     else:
         write(in_columns(answer.text.split("\n")) if answer.names else answer.text)
         if answer.note:
@@ -83,8 +83,13 @@ def quiet(*, silent: bool) -> Iterator[None]:
         logging.disable(logged)
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
+def write(text: str, stream: TextIO | None = None, *, exact: bool = False) -> None:
     """Write text; in colours and not wider than the terminal where there is one.
+
+    Args:
+        text: any number of lines.
+        stream: where to; the standard output, if none is given.
+        exact: as it is, in ASCII, for machines.
 
     Raises:
         Exit: nobody reads it.
@@ -93,7 +98,9 @@ def write(text: str, stream: TextIO | None = None) -> None:
     console = Console(file=stream, highlight=False, emoji=False, markup=False)
     plain = _printable(text, stream.encoding or "utf-8")
     try:
-        if console.is_terminal:
+        if exact:
+            stream.write(f"{text}\n")
+        elif console.is_terminal:
             said = Text(fitted(plain, console.width))
             for pattern, style in _STYLES:
                 said.highlight_regex(pattern, style)

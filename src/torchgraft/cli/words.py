@@ -112,7 +112,7 @@ def value(word: str) -> object:
         return _WORDS[word.lower()]
     try:
         return ast.literal_eval(word) if len(word) <= _LONGEST else word
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):
         return word
 
 

@@ -20,6 +20,8 @@ _OF_MODULES = frozenset((*vars(nn.Module()), "_is_hf_initialized"))
 _ABOUT = frozenset(("pretrained_cfg", "default_cfg", "name_or_path", "_name_or_path", "transformers_version"))
 """What libraries keep about weights and files, and no forward reads."""
 
+_OF_CONFIGS = _ABOUT | {"architectures", "dtype", "torch_dtype"}
+
 
 def portrait(model: nn.Module) -> dict[str, str]:
     """Put into words what a model is made of, but for values, modes and what gets a gradient.
@@ -47,11 +49,11 @@ def portrait(model: nn.Module) -> dict[str, str]:
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
-    ours = {*_OF_LEVELS, *Level.__annotations__} if isinstance(module, Level) else set()
+    ours = _OF_LEVELS | set(Level.__annotations__) if isinstance(module, Level) else frozenset()
     for name, value in vars(module).items():
         if "hooks" in name and isinstance(value, dict):
             yield from [(name, f"{len(value)}")] if value else []
-        elif name not in {*_OF_MODULES, *_ABOUT, *ours} and not name.startswith("_torchgraft"):
+        elif name not in _OF_MODULES | _ABOUT | ours and not name.startswith("_torchgraft"):
             yield name, _said(value)
     for name, parameter in module._parameters.items():
         if parameter is not None:
@@ -117,7 +119,7 @@ def _said(value: object, depth: int = 0) -> str:
 def _config(text: object) -> str:
     """Write the configuration of a model, without what it says of files."""
     held = json.loads(text) if isinstance(text, str) else {}
-    return repr(sorted((key, repr(item)) for key, item in held.items() if key not in _ABOUT))
+    return repr(sorted((key, repr(item)) for key, item in held.items() if key not in _OF_CONFIGS))
 
 
 def _class(cls: type) -> str:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from torchgraft.errors import RecipeError
+from torchgraft.errors import OptionError, RecipeError
 from torchgraft.graph.checks import check_model
-from torchgraft.graph.draft import EXAMPLE
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.recipe.reading import read_recipe
 from torchgraft.recipe.recipe import Recipe
 from torchgraft.recipe.written import read_back
 from torchgraft.sources.get import get_model
 from torchgraft.sources.recognise import recognised
-from torchgraft.text import literal, spelled
+from torchgraft.text import kind, literal, spelled
 from torchgraft.transform import Transform, pipe, replayed
 
 _FROM_MEMORY = "load_weights(<"
@@ -26,12 +25,20 @@ _FROM_MEMORY = "load_weights(<"
 
 
 @spelled
-def build(recipe: Recipe | str | Path, *, seed: int | None = None) -> nn.Module:
+def build(
+    recipe: Recipe | str | Path,
+    *,
+    seed: int | None = None,
+    variables: Mapping[str, object] | None = None,
+    outside: bool = False,
+) -> nn.Module:
     """Make the model of a recipe.
 
     Args:
         recipe: a recipe, or the path of one.
         seed: seed for new parameters; the global generator is then left where it was.
+        variables: of a file, values that win over its ``vars``.
+        outside: of a file, paths may lead out of its folder.
 
     Returns:
         The model, which knows its recipe.
@@ -44,7 +51,13 @@ def build(recipe: Recipe | str | Path, *, seed: int | None = None) -> nn.Module:
         >>> build(Recipe("torchvision/resnet18", steps=["swap_head(10)"])).fc
         Linear(in_features=512, out_features=10, bias=True)
     """
-    held = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    if isinstance(recipe, Recipe) and (variables or outside):
+        raise OptionError(
+            "a recipe that was read has its variables and its paths",
+            found="a Recipe",
+            write="build(<path>, ...), or read_recipe(<path>, ...)",
+        )
+    held = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, variables=variables, outside=outside)
     if not held.base:
         raise RecipeError(
             "the recipe does not say what it begins with",
@@ -87,9 +100,15 @@ def recipe_of(model: nn.Module) -> Recipe:
     """
     check_model(model)
     steps = steps_of(model)
-    held = getattr(model, EXAMPLE, None)
-    sizes = tuple(held.shape) if isinstance(held, torch.Tensor) else None
     history = history_of(model)
+    held = history.example
+    if held is not None and not isinstance(held, torch.Tensor):
+        raise RecipeError(
+            "the example that the model was made with cannot be written",
+            found=f"{kind(held)}, and a recipe names the sizes of one tensor",
+            write="save(model, ...), whose files can hold it",
+        )
+    sizes = tuple(held.shape) if held is not None else None
     origin = history.origin or recognised(model, lambda base: replayed(base, steps, held)) or Origin("")
     return Recipe(
         origin.base,

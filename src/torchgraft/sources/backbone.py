@@ -15,7 +15,7 @@ from torchgraft.edits.set_dropout import set_dropout
 from torchgraft.errors import GraftError, OptionError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.entry.search import find_inputs
-from torchgraft.sources.filling import CLASSES
+from torchgraft.sources.advice import CLASSES
 from torchgraft.sources.find import resolve
 from torchgraft.sources.get import get_model
 from torchgraft.text import call, kind, literal, near, spelled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -14,6 +14,7 @@ from torchgraft.alignment.load.checkpoints import Checkpoint, read_checkpoint
 from torchgraft.alignment.load.loading import Terms, put
 from torchgraft.alignment.load.tensors import tensors_of
 from torchgraft.errors import GraftError, SourceError
+from torchgraft.sources.advice import CLASSES, advice, computed, shapes_of
 from torchgraft.sources.skeleton import skeleton
 from torchgraft.sources.source import Found
 from torchgraft.sources.weights import Converting, asked_for, chosen, meant, weights_of
@@ -21,8 +22,6 @@ from torchgraft.text import literal
 
 __all__ = ["chosen", "filled", "structured"]
 
-CLASSES = ("num_classes", "num_labels")
-"""What builders call the number of classes."""
 _INPUTS = ("in_chans", "in_channels", "num_channels")
 Options = Mapping[str, object]
 
@@ -78,7 +77,12 @@ def filled(found: Found, weights: str | bool | None, options: Options) -> nn.Mod
     if not isinstance(known, Converting) or not wanted.label:
         model = found.source.build(found.name, options)
         plain = skeleton(lambda: found.source.build(found.name, usual))
-        return _put(model, read_checkpoint(path).for_keys(_shapes(model)), plain, asked)
+        checkpoint = read_checkpoint(path).for_keys(shapes_of(model))
+
+        def advised(report: LoadReport) -> str:
+            return advice(found, weights, options, checkpoint.shapes, report)
+
+        return _put(model, checkpoint, plain, asked, advised)
     whole = _loaded(known, found, wanted.label, usual, path, asked)
     if len(usual) == len(options):
         held = tuple(tensors_of(whole))
@@ -87,7 +91,7 @@ def filled(found: Found, weights: str | bool | None, options: Options) -> nn.Mod
     _check_unpacked(whole, asked)
     model = known.structured(found.name, wanted.label, options)
     tensors = {key: held.tensor.detach() for key, held in tensors_of(whole).items()}
-    return _put(model, Checkpoint(tensors), whole, asked)
+    return _put(model, Checkpoint(tensors), whole, asked, lambda _: "the usual number of classes")
 
 
 def _loaded(
@@ -111,27 +115,36 @@ def _loaded(
         ) from error
 
 
-def _put(model: nn.Module, checkpoint: Checkpoint, plain: nn.Module, asked: str) -> nn.Module:
-    """Fill a model, all of it but for what the number of classes decides on.
+def _put(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    plain: nn.Module,
+    asked: str,
+    advised: Callable[[LoadReport], str],
+) -> nn.Module:
+    """Fill a model, all of it but for what the number of classes decides on, or the builder computes.
 
     Args:
         model: the model; its tensors get other values.
         checkpoint: the tensors.
         plain: the same model with its usual number of classes.
         asked: the call, for the error.
+        advised: writes the call that the checkpoint is for.
 
     Raises:
         SourceError: the checkpoint is for another model.
     """
-    shapes, usual = _shapes(model), _shapes(plain)
+    shapes, usual = shapes_of(model), shapes_of(plain)
     report = put(model, checkpoint, by_names(checkpoint.shapes, shapes), Terms(min_coverage=0))
-    new = (*(held.target for held in report.mismatched), *report.missing)
+    left = computed(model)
+    lacking = tuple(key for key in report.missing if key not in left)
+    new = (*(held.target for held in report.mismatched), *lacking)
     if any(shapes.get(key) == usual.get(key) for key in (*new, *report.unexpected)):
         raise SourceError(
             "the weights are for another model",
             asked=asked,
             found="\n         ".join(" ".join(line.split()) for line in str(report).splitlines()),
-            write='load_weights("<path>", by="structure")(get_model(...)), which goes by what tensors do',
+            write=advised(report),
         )
     keep_report(model, attrs.evolve(report, initialised=new))
     return model
@@ -170,9 +183,5 @@ def _check_unpacked(model: nn.Module, asked: str) -> None:
         )
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(held.tensor.shape) for key, held in tensors_of(model).items()}
-
-
 def _planned(found: Found, weights: str | bool, options: Options) -> dict[str, tuple[int, ...]]:
-    return _shapes(skeleton(lambda: structured(found, weights, options)))
+    return shapes_of(skeleton(lambda: structured(found, weights, options)))

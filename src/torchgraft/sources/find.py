@@ -89,6 +89,8 @@ def _unknown(name: str, sources: Sequence[Source]) -> SourceError:
         write = f"get_model({literal(f'hf/{name}')})"  # an id or a folder
     elif close:
         write = f"get_model({literal(close[0])})"
+    elif len(there) == 1 and there[0] is REGISTERED:
+        write = f"import of the module with @register_model({literal(name.partition('/')[2])}) before"
     else:
         write = f"pip install torchgraft[{missing[0].extra}]" if missing else 'list_models("*...*")'
     counts = ", ".join(f"{len(source.names())} of {source.name}" for source in there if source.names())

@@ -142,6 +142,8 @@ def skeleton_of(origin: Origin, *, files: bool = False, limit: int | None = None
             write=f"get_model({literal(found.base)}), which keeps it",
         )
     with _in_words(found, options):
+        if found.source is HUGGING_FACE:
+            HUGGING_FACE.check_modest(found.name, options)
         check_options(found, options)
         model = skeleton(lambda: structured(found, origin.weights, options), limit=limit)
     set_history(model, History(origin))

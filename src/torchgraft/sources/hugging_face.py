@@ -16,6 +16,7 @@ from torch import nn
 
 from torchgraft.alignment.files.strict_json import decoded
 from torchgraft.errors import SourceError
+from torchgraft.sources.hugging_face_sizes import check_sizes
 from torchgraft.text import kind, literal, near
 
 _MOST_CLASSES = 1_000_000
@@ -73,6 +74,16 @@ class HuggingFace:
                 found=f"architectures={config.architectures!r}",
             )
         return cast("nn.Module", transformers.AutoModel.from_config(config, trust_remote_code=False))
+
+    def check_modest(self, name: str, options: Mapping[str, object]) -> None:
+        """Check that a config of unknown origin asks for usual sizes.
+
+        Raises:
+            SourceError: it does not, or it is none.
+        """
+        given = options.get("config")
+        plain = _read(name) if given is None else _plain(name, given)
+        check_sizes(name, {**plain, **_as_json({k: v for k, v in options.items() if k != "config"})})
 
     def settled(self, name: str, options: Mapping[str, object]) -> Mapping[str, object]:
         """Return the config with the options in it."""

@@ -11,8 +11,10 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.errors import SourceError
+from torchgraft.errors import GraftError, SourceError
 from torchgraft.graph.checks import check_model
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.entry.search import find_inputs
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.sources.find import resolve
 from torchgraft.sources.registry import REGISTERED
@@ -55,7 +57,8 @@ def preprocessing(model: nn.Module) -> Preprocessing:
         A function from an image to a tensor, as the source of the weights gives it.
 
     Raises:
-        SourceError: nothing is known of its weights, or they have no such transform.
+        SourceError: nothing is known of its weights, they have no such transform, or the model
+            takes other channels than the transform gives.
         ModelError: it is no model.
 
     Example:
@@ -72,7 +75,39 @@ def preprocessing(model: nn.Module) -> Preprocessing:
     found = (_by_config(told) if isinstance(told, dict) else None) or _by_origin(origin, model)
     if found is None:
         raise _none(model, origin)
+    _check_channels(model, found)
     return found
+
+
+def _check_channels(model: nn.Module, found: Preprocessing) -> None:
+    """Check that a transform gives the channels that a model takes, where both can be told.
+
+    Raises:
+        SourceError: it gives others.
+    """
+    given = _channels(found)
+    known = history_of(model)
+    if given < 2 or not (known.steps or (known.origin and known.origin.options)):
+        return  # a model as it was built for its weights takes what their transform gives
+    try:
+        taken = {held.channels for held in find_inputs(Draft(model))}
+    except GraftError:
+        return
+    if taken and taken != {given}:
+        count = max(taken)
+        raise SourceError(
+            "the transform of the weights gives other channels than the model takes",
+            asked="preprocessing(model)",
+            found=f"a model of {count} channels, and a transform with {given} means",
+            write=f"a transform of your own with {count} means, or adapt_input({given})(model)",
+        )
+
+
+def _channels(found: object) -> int:
+    """Count the means of a transform; 0 where it has none that are known."""
+    held = (found, getattr(found, "processor", None), *getattr(found, "transforms", ()))
+    means = (getattr(one, name, None) for one in held for name in ("mean", "image_mean"))
+    return next((len(one) for one in means if isinstance(one, (list, tuple, torch.Tensor))), 0)
 
 
 def _by_config(told: dict[str, object]) -> Preprocessing:
@@ -113,6 +148,14 @@ def _none(model: nn.Module, origin: Origin | None) -> SourceError:
             "nothing is known of the weights of this model, so neither is their preprocessing",
             found=f"a {type(model).__name__} that get_model did not make",
             write='get_model("resnet50", weights="IMAGENET1K_V2"), which knows them',
+        )
+    if origin.base.startswith(_HF):
+        folder = origin.base.removeprefix(_HF)
+        return SourceError(
+            f"no preprocessing belongs to this model of {origin.base}",
+            found=f"no preprocessor_config.json in {folder!r}",
+            write=f"that file in {folder!r}, as an image processor's save_pretrained writes it, "
+            "or a transform of your own",
         )
     registered = origin.base.startswith(f"{REGISTERED.name}/")
     said = "random weights" if origin.weights is None else f"weights={literal(origin.weights)}"

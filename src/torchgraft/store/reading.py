@@ -20,6 +20,8 @@ KEY = "torchgraft"
 SUFFIX = ".safetensors"
 INDEX = ".index.json"
 _LONGEST = 16_000_000
+_OF_TORCH = (b"PK\x03\x04", b"\x80\x02")
+"""How archives begin, and pickles."""
 _CHUNK = 1 << 22
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
@@ -174,18 +176,33 @@ def _check_header(path: Path) -> None:
     Raises:
         StoreError: there is.
     """
+    if _is_no_file(path):  # a pipe would be waited for without end
+        raise StoreError(f"{path.name!r} is no regular file", write="the path of a file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = size if path.suffix == ".json" else int.from_bytes(file.read(8), "little")
+            start = file.read(8)
     except (OSError, ValueError):
         return  # said by whoever reads it
+    if start.startswith(_OF_TORCH):
+        raise StoreError(
+            f"{path.name!r} is a file of torch.save, with tensors and no model",
+            write=f"get_model(<name>, weights={literal(str(path))}), or load_weights({literal(str(path))})",
+        )
+    length = size if path.suffix == ".json" else int.from_bytes(start, "little")
     if _LONGEST < length <= size:
         raise StoreError(
             f"the header of {path.name!r} is longer than that of any model",
             found=f"{length:,} bytes, {_LONGEST:,} at most",
             write="read_checkpoint(...) for the tensors alone",
         )
+
+
+def _is_no_file(path: Path) -> bool:
+    try:
+        return path.exists() and not (path.is_file() or path.is_dir())
+    except (OSError, ValueError):
+        return False  # said by whoever reads it
 
 
 def _shards(path: Path) -> list[Path]:
