@@ -31,7 +31,6 @@ from .recipe import CheckReport as CheckReport
 from .recipe import Recipe as Recipe
 from .recipe import build as build
 from .recipe import check as check
-from .recipe import parse as parse
 from .recipe import read_recipe as read_recipe
 from .recipe import recipe_of as recipe_of
 from .select import at as at
@@ -101,7 +100,6 @@ __all__ = [
     "node",
     "op",
     "output_shape",
-    "parse",
     "partial_load",
     "pipe",
     "preprocessing",

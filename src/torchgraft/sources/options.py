@@ -21,7 +21,7 @@ _INSTEAD = {
 """What libraries call an option for, and a transform does to any model."""
 _MOST = 12
 """Options that an error lists."""
-_WIDEST = 80
+_WIDEST = 400
 """Letters of a value in a message; a config has thousands."""
 _TWICE = re.compile(r"got multiple values for (?:keyword )?argument '(\w+)'")
 _MAPS = ("features_only", "out_indices", "out_features")

@@ -17,6 +17,9 @@ from torchgraft.show.difference.effort import Effort
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _STORES = ("_parameters", "_buffers", "_modules")
 
+_HIDDEN = ("partial ", "method ")
+"""How a portrait begins with what surgery hangs on an instance."""
+
 
 @attrs.frozen
 class Side:
@@ -106,7 +109,8 @@ class Reading:
     def __init__(self, model: nn.Module, effort: Effort) -> None:
         self._model = model
         self.effort = effort
-        self._told = portrait(model)
+        told = portrait(model).items()
+        self._told = {k: t for k, t in told if k.rpartition(".")[2][:1] != "_" and not t.startswith(_HIDDEN)}
         self.outline = outline_of(model)
         self.history = history_of(model)
         self.names: dict[int, list[str]] = {}
