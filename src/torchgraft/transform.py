@@ -166,7 +166,7 @@ def pipe(
     """
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
-    with _seeded(seed):
+    with seeded(seed):
         return _made(model, transforms, example)
 
 
@@ -272,7 +272,8 @@ def _explain(error: GraftError, step: Transform, number: int, count: int) -> Non
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
+    """Let what is made depend on a seed alone, where there is one, and leave the generator where it was."""
     if seed is None:
         yield
         return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torchgraft.recipe.written import read_back
 from torchgraft.sources.get import get_model
 from torchgraft.sources.recognise import recognised
 from torchgraft.text import kind, literal, spelled
-from torchgraft.transform import Transform, pipe, replayed
+from torchgraft.transform import Transform, pipe, replayed, seeded
 
 _FROM_MEMORY = "load_weights(<"
 """How the step begins that holds tensors, or a model, and no path."""
@@ -64,7 +63,7 @@ def build(
             found='base ""',
             write="pipe(<the model>, *recipe.steps)",
         )
-    with _seeded(seed):
+    with seeded(seed):
         base = get_model(held.base, weights=held.weights, **dict(held.options))
     found = history_of(base).origin
     if held.sha256 and held.weights and found and found.sha256 != held.sha256:
@@ -138,14 +137,3 @@ def steps_of(model: nn.Module, *, filling: bool = True) -> tuple[Transform, ...]
 def example_of(recipe: Recipe) -> torch.Tensor | None:
     """Return an input of the sizes that a recipe names, without values."""
     return torch.empty(recipe.example, device="meta") if recipe.example else None
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Let what is built depend on a seed alone, where there is one."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

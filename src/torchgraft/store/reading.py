@@ -20,8 +20,8 @@ KEY = "torchgraft"
 SUFFIX = ".safetensors"
 INDEX = ".index.json"
 _LONGEST = 16_000_000
-_OF_TORCH = (b"PK\x03\x04", b"\x80\x02")
-"""How archives begin, and pickles."""
+_OF_TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+"""How its archives and its older files begin; as the length of a header, more than any has."""
 _CHUNK = 1 << 22
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 

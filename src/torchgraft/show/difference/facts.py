@@ -17,8 +17,8 @@ from torchgraft.show.difference.effort import Effort
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _STORES = ("_parameters", "_buffers", "_modules")
 
-_HIDDEN = ("partial ", "method ")
-"""How a portrait begins with what surgery hangs on an instance."""
+_OURS = "partial (torchgraft."
+"""How a portrait tells of what surgery hangs on an instance, such as the mode that a frozen layer keeps."""
 
 
 @attrs.frozen
@@ -110,7 +110,7 @@ class Reading:
         self._model = model
         self.effort = effort
         told = portrait(model).items()
-        self._told = {k: t for k, t in told if k.rpartition(".")[2][:1] != "_" and not t.startswith(_HIDDEN)}
+        self._told = {k: t for k, t in told if k.rpartition(".")[2][:1] != "_" and not t.startswith(_OURS)}
         self.outline = outline_of(model)
         self.history = history_of(model)
         self.names: dict[int, list[str]] = {}
