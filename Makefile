@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench coverage mutants sweep clean
+.PHONY: demo test check format bench coverage mutants sweep corpus clean
 
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
@@ -44,6 +44,12 @@ sweep: $(READY)
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/stored.py --out docs/saving.md
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md
+
+# Goes on where it stopped; the rows lie in benchmarks/results.
+corpus: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements-corpus.txt
+	$(BIN)/python -W ignore benchmarks/corpus --jobs 2
+	$(BIN)/python -W ignore benchmarks/corpus --meta --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

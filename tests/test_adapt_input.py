@@ -257,8 +257,9 @@ def test_a_forward_that_checks_the_channels():
         result = pipe(model, adapt_input(4), wrap(path, se))
         assert result(torch.zeros(1, 4, 16, 16)).shape == (1, 4, 14, 14)
     with pytest.raises(TargetError, match="guard") as caught:
-        pipe(pipe(Checked()), adapt_input(4))
+        pipe(pipe(Checked(), wrap("conv", se)), adapt_input(4))
     assert "when it was traced" in caught.value.found
+    assert pipe(pipe(Checked()), adapt_input(4))(torch.zeros(1, 4, 16, 16)).shape == (1, 4, 14, 14)
 
 
 def test_inputs_by_several_arguments_and_shared_weights():
@@ -394,3 +395,57 @@ def test_weights_that_functions_apply_are_adapted(linear, example):
     assert torch.allclose(result(more), model(x), atol=1e-4)
     again = pipe(result, adapt_input(1))
     assert again.weight.shape[1] == 1
+
+
+class Encoder(nn.Module):
+    """Hands the image on beside its maps."""
+
+    def __init__(self, give):
+        super().__init__()
+        self.conv, self.give = nn.Conv2d(3, 8, 3, 2, 1), give
+
+    def forward(self, x):
+        return self.give(x, self.conv(x))
+
+
+class Decoder(nn.Module):
+    """Takes what the encoder gives."""
+
+    def __init__(self, take):
+        super().__init__()
+        self.conv, self.take = nn.Conv2d(8, 4, 3, 1, 1), take
+
+    def forward(self, maps):
+        y, size = self.take(maps)
+        return nn.functional.interpolate(self.conv(y), size=size)
+
+
+HANDED_ON = {
+    "a list": (lambda x, y: [x, y], lambda f: (f[1], f[0].shape[2:])),
+    "a list of which the rest is taken": (lambda x, y: [x, y], lambda f: (f[1:][0], f[0].shape[2:])),
+    "a list from behind": (lambda x, y: [x, y], lambda f: (f[::-1][0], f[-2].shape[-2:])),
+    "a tuple taken apart": (lambda x, y: (x, (y, y)), lambda f: (f[1][0], (16, 16))),
+    "a dictionary": (lambda x, y: {"image": x, "maps": y}, lambda f: (f["maps"], f["image"].shape[2:])),
+    "what may be missing": (
+        lambda x, y: {"image": x, "maps": y},
+        lambda f: (f.get("maps"), f["image"].shape[2:]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_the_image_is_handed_on_beside_maps(name):
+    give, take = HANDED_ON[name]
+    model = nn.Sequential(Encoder(give), Decoder(take))
+    new, grey = pipe(model, adapt_input(5)), torch.rand(1, 1, 16, 16)
+    assert new[0].conv.in_channels == 5
+    assert torch.allclose(new(grey.expand(1, 5, 16, 16)), model(grey.expand(1, 3, 16, 16)), atol=1e-5)
+
+
+def test_an_image_that_is_handed_on_to_be_used_is_refused():
+    model = nn.Sequential(
+        Encoder(lambda x, y: [x, y]),
+        Decoder(lambda f: (f[1] + f[0].mean(1, keepdim=True)[:, :, ::2, ::2], (8, 8))),
+    )
+    with pytest.raises(TargetError, match="takes the model's input"):
+        pipe(model, adapt_input(5))

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
-from torchgraft import freeze, inject, pipe, replace, wrap
+from torchgraft import freeze, inject, pipe, replace, set_adapters, wrap
 from torchgraft.blocks.adapter import adapter, parallel_adapter
+from torchgraft.blocks.lora import lora
 from torchgraft.blocks.scale import layer_scale, residual_gate
 from torchgraft.errors import GraftError, OptionError, ShapeError, TargetError
 from torchgraft.spec import TensorSpec
@@ -246,3 +247,24 @@ def test_steps_and_models_pickle_and_print():
         result = shaken(pipe(model, wrap("0", block)))
         for twin in (pickle.loads(pickle.dumps(result)), pipe(result)):
             assert twin(x).equal(result(x))
+
+
+@pytest.mark.parametrize("block", [adapter(4), parallel_adapter(4), lora(4)], ids=repr)
+def test_adapters_are_switched_off_and_on(block):
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(3, 8)
+    result = pipe(model, wrap("0", block))
+    shaken(result[1])
+    off = pipe(result, set_adapters(enabled=False))
+    assert off(x).equal(model(x))
+    assert not result(x).equal(model(x))
+    assert pickle.loads(pickle.dumps(off))(x).equal(model(x))
+    assert pipe(off, set_adapters(enabled=True))(x).equal(result(x))
+    assert repr(set_adapters(enabled=False)) == "set_adapters(enabled=False)"
+
+
+def test_a_model_without_adapters_has_none_to_switch(small):
+    with pytest.raises(TargetError) as caught:
+        pipe(small, set_adapters(enabled=True))
+    assert caught.value.write
+    with pytest.raises(OptionError):
+        set_adapters(enabled=1)

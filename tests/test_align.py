@@ -87,7 +87,7 @@ def test_an_unknown_evidence_is_refused():
         align(Small(), Small(), evidence="behavior")
     assert str(caught.value) == (
         "there is no evidence of that name\n"
-        '  asked  align(..., evidence="behavior")\n'
+        '  asked  align(<a Small>, <a Small>, evidence="behavior")\n'
         '  found  "behaviour", "structure"\n'
         "  near   behaviour\n"
         '  write  align(..., evidence="behaviour")'
@@ -99,7 +99,7 @@ def test_an_unknown_policy_is_refused():
         align(Small(), Small(), policy="same")
     assert str(caught.value) == (
         "there is no policy of that name\n"
-        '  asked  align(..., policy="same")\n'
+        '  asked  align(<a Small>, <a Small>, policy="same")\n'
         '  found  "same_function", "same_shape"\n'
         "  near   same_shape\n"
         '  write  align(..., policy="same_function")'
@@ -128,7 +128,7 @@ class Nothing(nn.Module):
 
 
 def test_where_no_input_fits_an_example_is_asked_for():
-    with pytest.raises(AnalysisError, match="no guessed input runs through Nothing"):
+    with pytest.raises(AnalysisError, match="Nothing does not run on a guessed input"):
         align(Nothing(), Nothing())
 
 

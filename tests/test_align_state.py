@@ -222,6 +222,7 @@ def test_an_example_that_does_not_fit_is_refused():
         align({}, resnet18(), example=torch.zeros(2, 4, 8, 8))
     assert str(caught.value) == (
         "the models do not both run on the example\n"
+        "  asked  align({}, <a ResNet>, example=<a Tensor>)\n"
         "  found  RuntimeError: Invalid channel dimensions\n"
         "  write  align(source, target, example=torch.zeros(<an input both models take>))"
     )
@@ -858,7 +859,7 @@ def test_a_state_dict_cannot_be_stretched():
         align(eighteen().state_dict(), resnet18(), example=X, policy="same_shape")
     assert str(caught.value) == (
         "a state dict has no order of layers in which they could stand for those that follow\n"
-        '  asked  align(<a state dict>, ..., policy="same_shape")\n'
+        '  asked  align(<122 tensors>, <a ResNet>, example=<a Tensor>, policy="same_shape")\n'
         "  found  a source without a model\n"
         '  write  align(<a model with these weights>, ..., policy="same_shape")'
     )

@@ -487,7 +487,7 @@ def test_heads_that_do_not_divide_are_refused_before_anything_is_changed():
     with pytest.raises(OptionError) as caught:
         pipe(Small(), wrap("stage", self_attention(heads=3)))
     assert caught.value.found == "3 heads for 8 channels"
-    assert caught.value.write == "self_attention(heads=2)"
+    assert caught.value.write == 'wrap("stage", self_attention(heads=2))'
 
 
 def test_heads_from_the_channels():

@@ -77,8 +77,10 @@ def test_the_history_builds_it_again(name):
 def test_each_field_is_a_transform():
     model = backbone("timm/test_vit", drop_rate=0.25, drop_path_rate=0.1, options={"img_size": 64})
     history = history_of(model)
-    assert tuple(map(parse, history.steps)) == (drop_head(), set_dropout(0.25), drop_path(0.1))
-    assert history.origin.options == (("img_size", 64),)
+    assert tuple(map(parse, history.steps)) == (drop_head(), drop_path(0.1))
+    assert history.origin.options == (("drop_rate", 0.25), ("img_size", 64))
+    bare = backbone("mobilenet_v2", drop_rate=0.25)
+    assert tuple(map(parse, history_of(bare).steps)) == (drop_head(), set_dropout(0.25))
     own = backbone("small", num_classes=7, in_channels=1)
     assert tuple(map(parse, history_of(own).steps)) == (swap_head(7), adapt_input(1))
 
@@ -110,22 +112,27 @@ def test_a_spec_is_a_value():
 
 def test_wrong_fields():
     assert message(lambda: backbone("small", num_clases=3)) == (
-        "a backbone has no field 'num_clases'\n"
+        "BackboneSpec: got an unexpected keyword argument 'num_clases'\n"
         '  asked  backbone("small", num_clases=3)\n'
-        "  found  name, weights, num_classes, drop_rate, drop_path_rate, in_channels, options\n"
+        "  found  BackboneSpec(name, *, weights=None, num_classes=0, drop_rate=0.0, drop_path_rate=0.0, "
+        "in_channels=3, options=())\n"
         "  near   num_classes, in_channels\n"
-        '  write  options={"num_clases": 3}, if its builder takes it'
+        '  write  backbone("small", num_classes=3)'
     )
+    with pytest.raises(OptionError) as caught:
+        backbone("small", width=3)
+    assert caught.value.write == 'backbone("small", options={"width": 3})'
     assert message(lambda: backbone("small", num_classes=-1)) == (
         "num_classes is a whole number from 0\n"
-        '  asked  BackboneSpec("small", num_classes=-1)\n'
+        '  asked  backbone("small", num_classes=-1)\n'
         "  found  num_classes=-1\n"
-        "  write  num_classes=0"
+        '  write  backbone("small", num_classes=0)'
     )
     assert "in_channels is a whole number from 1" in message(lambda: BackboneSpec("small", in_channels=0))
     assert message(lambda: BackboneSpec("small", options={"width": 3})) == (
         "the options of a BackboneSpec are pairs of name and value\n"
-        "  found  options={'width': 3}\n"
+        '  asked  BackboneSpec("small", options={"width": 3})\n'
+        '  found  options={"width": 3}\n'
         '  write  options=(("img_size", 128),), or backbone(..., options={"img_size": 128})'
     )
     assert message(lambda: backbone(3)) == (
@@ -134,6 +141,32 @@ def test_wrong_fields():
         "  found  an int\n"
         '  write  backbone("resnet50", num_classes=0)'
     )
+
+
+@pytest.mark.parametrize(("given", "says"), [(True, "weights=True"), (False, "weights=None")])
+def test_weights_by_the_word_of_other_libraries(given, says):
+    for call in (backbone, BackboneSpec):
+        with pytest.raises(OptionError) as caught:
+            call("timm/test_resnet", pretrained=given)
+        assert caught.value.write == f'{call.__name__}("timm/test_resnet", {says})'
+    with pytest.raises(OptionError) as caught:
+        get_model("resnet18", pretrained=given)
+    assert caught.value.write == f'get_model("resnet18", {says})'
+
+
+def test_what_the_builder_calls_a_field_counts_as_it():
+    assert backbone("timm/test_resnet", options={"in_chans": 4}).conv1[0].weight.shape[1] == 4
+    assert backbone("timm/test_resnet", options={"num_classes": 7})(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    assert feature_backbone("timm/test_resnet", in_chans=1).conv1[0].weight.shape[1] == 1
+    assert backbone("timm/test_resnet", in_channels=4, options={"in_chans": 4}).conv1[0].weight.shape[1] == 4
+    with pytest.raises(OptionError, match="two different values are given for num_classes"):
+        backbone("timm/test_resnet", num_classes=5, options={"num_classes": 7})
+
+
+def test_rates_reach_builders_that_take_them():
+    assert backbone("timm/test_resnet", drop_rate=0.1).drop_rate == 0.1
+    vit = backbone("timm/test_vit", drop_rate=0.1, num_classes=3)
+    assert [m.p for m in vit.modules() if isinstance(m, nn.Dropout) and m.p] == [0.1]
 
 
 def test_rates_out_of_range():

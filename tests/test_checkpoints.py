@@ -112,7 +112,7 @@ def test_the_weights_are_taken_and_the_average_is_named():
         "this checkpoint holds no average of the weights\n"
         "  asked  read_checkpoint(<a dict>)\n"
         "  found  model\n"
-        "  write  ema=False"
+        "  write  read_checkpoint(<a dict>, ema=False)"
     )
 
 
@@ -130,7 +130,7 @@ def test_several_sets_are_a_question():
         "  asked  read_checkpoint(<a dict>)\n"
         "  found  student, teacher\n"
         "  near   teacher\n"
-        '  write  key="teacher"'
+        '  write  read_checkpoint(<a dict>, key="teacher")'
     )
     assert "no key" in text(lambda: read_checkpoint(WEIGHTS, key="teacher"))
     parts = {"model": {"encoder": WEIGHTS, "decoder": OTHERS}}
@@ -275,8 +275,8 @@ def test_code_is_refused_and_not_run(tmp_path):
         assert text(lambda path=path: read_checkpoint(path)) == (
             f"'{path.name}' holds code, which is not run: only tensors are read\n"
             f'  asked  read_checkpoint("{path}")\n'
-            f"  found  {os.mkdir.__module__}.mkdir\n"
-            "  write  safetensors.torch.save_file(model.state_dict(), ...) where the file is trusted"
+            f"  found  {os.mkdir.__module__}.mkdir, which torch runs where you trust the file\n"
+            f'  write  load_weights(torch.load("{path}", weights_only=False))'
         )
     assert not (tmp_path / "made").exists()
     torch.save(nn.Linear(2, 2), tmp_path / "m.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 
 import pytest
@@ -77,3 +78,31 @@ def test_distributed_data_parallel_over_two_processes():
         torch.manual_seed(0)
         untouched = pipe(Small(), wrap("stage", se), swap_head(3), seed=1).fc.weight
         assert not out[0].equal(untouched)
+
+
+class Forwarding(nn.Module):
+    """A wrapper that hands on what it does not have itself, as adapters and compiled models do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_a_copy_of_a_wrapper_is_the_wrapper(small, images):
+    result = pipe(small, wrap("stage", se))
+    for wrapper in (Forwarding(result), torch.compile(result, backend="eager")):
+        twin = copy.deepcopy(wrapper)
+        assert type(twin) is type(wrapper)
+        assert twin(images).equal(result(images))
+        with torch.no_grad():
+            next(twin.parameters()).zero_()
+        assert not next(result.parameters()).eq(0).all()

@@ -1008,7 +1008,8 @@ def test_nobody_needs_to_read_an_error() -> None:
 
 def test_an_interrupt_is_silent() -> None:
     code = (
-        "import time\n"
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from torchgraft.cli import main\n"
         "main._run = lambda *_, **__: (print('running', flush=True), time.sleep(60))\n"
         "main.app(['blocks'])\n"

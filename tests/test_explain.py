@@ -24,7 +24,9 @@ def test_what_a_transform_would_do(small):
     assert told.frozen == ("stem.weight", "stem.bias")
     assert told.modules_exchanged == (("stage.0.relu", "ReLU", "SiLU"),)
     assert told.nodes_added == ("stage.se",)
-    assert told.opened == ("", "stage")
+    assert told.opened == ("stage",)
+    assert told.levels == (("", "Python"), ("stage", "graph"))
+    assert "runs       the root Python, stage graph" in str(told)
     assert ("fc", "n 5", "n 3") in told.shapes_changed
     assert "frozen     2 tensors" in str(told)
 
@@ -46,7 +48,7 @@ def test_what_was_done_is_told_from_the_first_model_on(small):
 
 
 def test_guards_and_counts():
-    told = explain(pipe(BySize(), example=torch.zeros(1, 3, 32, 32)))
+    told = explain(pipe(BySize(), inject("conv", nn.Identity()), example=torch.zeros(1, 3, 32, 32)))
     assert told.guards
     assert told.guards[0] in str(told)
     with torch.device("meta"):
@@ -54,3 +56,42 @@ def test_guards_and_counts():
     assert explain(model).parameters == 25_557_032
     assert explain(pipe(model, swap_head(100))).parameters == 23_712_932
     assert explain(pipe(Small())).nodes_added == ()
+
+
+class Thrice(nn.Module):
+    """One activation, called at several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.act, self.two = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, 2, 1)
+
+    def forward(self, x):
+        return self.act(self.two(self.act(self.one(x))))
+
+
+def test_shapes_are_compared_call_by_call():
+    model = nn.Sequential(Thrice(), nn.Conv2d(4, 4, 1))
+    assert wrap("0", "se").explain(model).shapes_changed == ()
+    five = replace("0.two", nn.Conv2d(8, 5, 3, 2, 1), keep_shape=False)
+    changed = five.explain(nn.Sequential(Thrice())).shapes_changed
+    assert [row[0] for row in changed] == ["0.two", "0.act", "0"]
+    assert {row[1:] for row in changed} == {("n 4 56 56", "n 5 56 56")}
+
+
+class Sized(nn.Module):
+    """A forward that decides on a size, as blocks of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) if x.shape[-1] > 4 else x
+
+
+def test_guards_of_alike_modules_are_one_fact():
+    model = nn.Sequential(nn.Sequential(*(Sized() for _ in range(5))))
+    guards = explain(pipe(model, wrap("0.*.conv", "se"))).guards
+    assert len(guards) == 1
+    assert "'0.*'" in guards[0] or "'*.*'" in guards[0]
+    assert guards[0].endswith(", 5 alike")

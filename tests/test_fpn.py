@@ -140,12 +140,12 @@ def test_options_are_checked():
         fpn(8, stages=(1,), targets=("layer1",))
     with pytest.raises(OptionError) as caught:
         fpn(8, targets="layer1")
-    assert caught.value.write == 'targets=("layer1",)'
+    assert caught.value.write == 'fpn(8, targets=("layer1",))'
     with pytest.raises(OptionError, match="targets are a tuple"):
         fpn(8, targets=())
     with pytest.raises(OptionError) as caught:
         fpn(8, extra="p6")
-    assert caught.value.write == 'extra="p6p7"'
+    assert caught.value.write == 'fpn(8, extra="p6p7")'
     with pytest.raises(OptionError) as caught:
         fpn(8)(Small())
     assert "this model has no maps of stride" in caught.value.summary

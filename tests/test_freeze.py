@@ -15,6 +15,7 @@ from torchvision.models import resnet50
 from torchgraft import at, freeze, pipe, swap_head, unfreeze, wrap
 from torchgraft.blocks import se
 from torchgraft.errors import TargetError
+from torchgraft.recipe.reader import parse
 
 
 def snapshot(model, prefix):
@@ -110,3 +111,21 @@ def test_counts_of_resnet50():
         trainable = [p for p in pipe(frozen, unfreeze(target)).parameters() if p.requires_grad]
         assert sum(p.numel() for p in trainable) == count
         assert tensors in (None, len(trainable))
+
+
+def test_unfreeze_without_a_target_is_everything(small):
+    result = pipe(small, freeze("**"), unfreeze())
+    assert all(p.requires_grad for p in result.parameters())
+    assert unfreeze() == unfreeze("**")
+    assert repr(unfreeze("**")) == "unfreeze()"
+    assert parse(repr(unfreeze())) == unfreeze()
+
+
+def test_all_but_the_head_by_the_names_of_other_libraries(small):
+    for name in ("backbone", "encoder", "features"):
+        with pytest.raises(TargetError) as caught:
+            pipe(small, freeze(name))
+        assert caught.value.write == "freeze(~head)"
+    with pytest.raises(TargetError) as caught:
+        pipe(nn.Sequential(nn.ModuleDict({"backbone": small})), freeze("backbone"))
+    assert caught.value.write == 'freeze("0.backbone")'

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
+import torchvision.models as tv
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft import at, pipe, where, wrap
+from torchgraft import at, inject, pipe, shapes, where, wrap
 from torchgraft.errors import LayoutError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
+from torchgraft.spec import layout_name
 
 
 class By(nn.Module):
@@ -119,13 +122,8 @@ def test_a_net_for_volumes_needs_no_example():
 
 
 @pytest.mark.parametrize("name", ["linear by keyword", "convolution by keyword", "layer norm by keyword"])
-def test_the_weight_of_a_function_tells_dtype_and_device(name):
-    model = By(FORWARDS[name][0])
-    with torch.no_grad():
-        for part in (model.fc, model.norm):
-            part.to(torch.float16)
-        model.wide.data = model.wide.data.to(torch.float16)
-    assert output_spec(model).dtype == torch.float16
+def test_the_weights_tell_dtype_and_device(name):
+    assert output_spec(By(FORWARDS[name][0]).half()).dtype == torch.float16
 
 
 def test_a_model_without_parameters_gives_the_usual_dtype():
@@ -133,3 +131,54 @@ def test_a_model_without_parameters_gives_the_usual_dtype():
     result = pipe(model, wrap("0", "se"), example=x)
     assert result.get_submodule("0_se").fc1.weight.dtype == torch.get_default_dtype()
     assert result(x).equal(model(x))
+
+
+MODELS = (
+    "mixer_s32_224", "resmlp_12_224", "gmixer_12_224", "gmlp_ti16_224", "resnet18", "vit_tiny_patch16_224",
+    "swin_t", "convnext_tiny", "poolformer_s12", "pvt_v2_b0", "levit_128s", "densenet121", "squeezenet1_0",
+    "mobilenet_v3_small", "vgg11_bn", "shufflenet_v2_x0_5", "googlenet", "vit_b_16", "convmixer_768_32",
+    "mambaout_femto", "edgenext_xx_small", "twins_pcpvt_small", "xcit_nano_12_p8_224", "cait_xxs24_224",
+    "beit_base_patch16_224", "maxvit_nano_rw_256", "hrnet_w18_small", "regnetx_002", "ghostnet_050",
+    "mvitv2_tiny", "davit_tiny", "nest_tiny",
+)  # fmt: skip
+QUICK = ("mixer_s32_224", "resnet18", "squeezenet1_0")
+
+
+@pytest.mark.filterwarnings("ignore:The default weight init:FutureWarning")
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MODELS]
+)
+def test_all_answers_on_layouts_agree(name):
+    with torch.device("meta"):
+        build = tv.get_model if hasattr(tv, name) else timm.create_model
+        model = build(name).eval()
+    draft = Draft(model)
+    told = shapes(model, tuple(draft.runs.run(training=False).calls[-1].args[0].shape))
+    seen = 0
+    for site in at("**").on(model):
+        known = told.of(site.path).layout
+        if site.calls and known is not None:
+            call = draft.calls(site.path)[0]
+            spec = spec_of(draft, call.owner, call.node)
+            rank = len(told[site.path])
+            built = layout_name(rank, spec.axis)
+            assert (site.layout, built) == (known, known), site.path
+            assert spec.channels == told[site.path][spec.axis % rank], site.path
+            seen += 1
+    assert seen > 10
+
+
+def test_tokens_are_not_gated_as_channels():
+    model = timm.create_model("mixer_s32_224", num_classes=2)
+    assert pipe(model, wrap("blocks.0", "se")).blocks[0].se.fc1.in_channels == 512
+    assert pipe(model, wrap("blocks.1.mlp_tokens", "se")).get_submodule("blocks.1.mlp_tokens.se") is not None
+    assert (
+        at("blocks.0").on(model)[0].layout == shapes(model, (1, 3, 224, 224)).of("blocks.0").layout == "NLC"
+    )
+
+
+def test_the_input_of_a_layer_on_tokens():
+    model = timm.create_model("mixer_s32_224", num_classes=2)
+    new = pipe(model, inject("blocks.0.norm1", "se", where="before"), inject("blocks.1.add", "se"))
+    sizes = [m.in_channels for n, m in new.named_modules() if n.endswith("_se.fc1")]
+    assert sizes == [512, 512]

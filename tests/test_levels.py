@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -15,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import get_graph_node_names
 
 import torchgraft.graph.draft as draft_module
-from torchgraft import explain, inject, pipe, swap_head, trace, wrap
-from torchgraft.blocks import se
-from torchgraft.errors import SpecialisedError, TraceError
+from torchgraft import edit, explain, inject, pipe, swap_head, tiers, trace, wrap
+from torchgraft.blocks import layer_scale, se
+from torchgraft.errors import SpecialisedError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.names import node_names
 
@@ -41,21 +43,25 @@ def test_both_modes_are_edited(images):
         assert [node for node in graph.nodes if node.target == "gate"]
 
 
-def test_a_decision_on_sizes_is_guarded(images):
-    result = pipe(BySize(), example=images)
-    assert result(images).shape == (2, 5)
-    assert result(torch.randn(4, 3, 32, 32)).shape == (4, 5)  # decides the same way
-    with pytest.raises(SpecialisedError, match="2x3x16x16"):
-        result(torch.randn(2, 3, 20, 20))
+def test_a_decision_on_sizes_is_followed_anew_where_it_falls_otherwise(images):
+    model = BySize()
+    result = pipe(model, inject("conv", nn.Identity()), example=images)
+    for size in (16, 32, 20, 16):  # 32 decides as 16 does, 20 does not
+        x = torch.randn(4, 3, size, size)
+        assert result(x).equal(model(x))
     assert "2x3x16x16" in explain(result).guards[0]
+    assert explain(result).levels == (("", "graph, 2 patterns"),)
 
 
-def test_a_decision_on_data_keeps_the_class_and_says_so(images):
+def test_a_decision_on_data_stays_python_and_has_no_graph(images):
     model = ByData()
     result = pipe(model, swap_head_by_path(7))
-    assert type(result) is ByData
-    assert "x.sum() > 0" in explain(result).unfollowed
+    assert isinstance(result, ByData)
+    assert isinstance(result, torch.fx.GraphModule)
+    assert explain(result).levels == (("", "Python"),)
     assert result(images).shape == (2, 7)
+    with pytest.raises(TraceError, match=r"x\.sum"):
+        result.graph  # noqa: B018
 
 
 def swap_head_by_path(classes):
@@ -131,14 +137,15 @@ def test_arguments_that_callers_leave_out_are_checked():
             y = self.fc(x) * scale
             return y if mask is None else y * mask
 
-    model, x = Net(), torch.randn(2, 3)
-    result = pipe(model)
-    assert result(x).equal(model(x))
-    assert result(x, scale=3.0).equal(model(x, scale=3.0))
-    with pytest.raises(SpecialisedError, match="mask"):
-        result(x, torch.ones(2))
-    with_mask = pipe(model, example=(torch.zeros(2, 3), torch.zeros(2)))
-    assert with_mask(x, torch.ones(2, 2)[0]).equal(model(x, torch.ones(2)))
+    model, x, mask = Net(), torch.randn(2, 3), torch.rand(2)
+    for example in (None, (torch.zeros(2, 3), torch.zeros(2))):
+        for steps in ((), (inject("fc", nn.Identity()),)):
+            result = pipe(model, *steps, example=example)
+            for _ in range(2):
+                assert result(x).equal(model(x))
+                assert result(x, scale=3.0).equal(model(x, scale=3.0))
+                assert result(x, mask).equal(model(x, mask))
+                assert result(x, mask=mask, scale=0.5).equal(model(x, mask=mask, scale=0.5))
 
 
 def test_control_flow_that_values_can_decide():
@@ -158,10 +165,10 @@ def test_control_flow_that_values_can_decide():
             return torch.stack(rows)[: len(rows)]
 
     model, x = Net(), torch.randn(2, 4)
-    result = pipe(model, example=x)
-    assert result(x).equal(model(x))
-    with pytest.raises(SpecialisedError):
-        result(torch.randn(3, 4))
+    result = pipe(model, inject("fc", nn.Identity()), example=x)
+    for batch in (2, 3, 2):
+        x = torch.randn(batch, 4)
+        assert result(x).equal(model(x))
 
 
 def test_functional_dropout_draws_the_same_numbers(images):
@@ -270,3 +277,227 @@ def test_an_example_is_remembered_as_a_shape():
     assert held.shape == x.shape
     pair = pipe(BySize(), example=(x,))
     assert wrap("conv", nn.Identity())(pair)(x).shape == (2, 5)
+
+
+def test_a_forward_that_goes_through_children_does_not_meet_new_ones(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+
+        def forward(self, x, many=False):
+            y = self.blocks(x) * len(self.blocks)
+            return [block(y) for block in self.blocks] if many else y
+
+    model = Net()
+    for step in (inject("blocks.0", layer_scale), wrap("blocks", layer_scale)):
+        result = pipe(model, step)
+        assert same(result(images), model(images))
+        assert same(result(images, many=True), model(images, many=True))
+        assert explain(result).levels == (("", "graph, 2 patterns"), ("blocks", "graph"))
+
+
+def test_a_forward_that_goes_through_children_and_cannot_be_followed_is_left_alone(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.blocks(x) if x.sum() > 0 else x
+
+    with pytest.raises(TargetError, match="one by one"):
+        pipe(Net(), inject("blocks.0", layer_scale))
+
+
+def test_other_methods_run_the_edits_that_they_come_by(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc, self.calls = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), 0
+
+        def forward_features(self, x):
+            return self.body(x)
+
+        def forward_head(self, x, pre_logits=False):
+            x = x.mean((2, 3))
+            return x if pre_logits else self.fc(x)
+
+        def preprocess(self, x):
+            self.calls += 1
+            return x * 2
+
+        def count(self, x):
+            self.calls += 1
+            return self.body(x)
+
+        def forward(self, x):
+            return self.forward_head(self.forward_features(x))
+
+    model = Net()
+    result = pipe(model, inject("body", nn.Tanh))
+    features = model.forward_features(images).tanh()
+    assert same(result.forward_features(images), features)
+    for pre_logits in (True, False, True):
+        assert same(result.forward_head(features, pre_logits), model.forward_head(features, pre_logits))
+    assert same(result.preprocess(images), images * 2)
+    assert result.calls == 1
+    with pytest.raises(TraceError, match="calls"):
+        result.count(images)
+    assert same(copy.deepcopy(result).forward_features(images), features)
+
+
+def test_attributes_that_a_forward_reads_can_be_set(images):
+    class Net(nn.Module):
+        scale = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.use_relu, self.options = nn.Conv2d(3, 4, 3), False, {"shift": [0.0, 1.0]}
+
+        def forward(self, x):
+            y = self.conv(x) * self.scale + self.options["shift"][0] + self.conv.weight.shape[0]
+            return y.relu() if self.use_relu else y
+
+    def set_all(net, *, relu, scale, shift):
+        net.use_relu, net.scale, net.options["shift"][0] = relu, scale, shift
+
+    for steps in ((), (inject("conv", nn.Identity()),)):
+        model = Net()
+        result = pipe(model, *steps)
+        for settings in itertools.product((True, False), (1.0, 3.0), (0.0, 0.5)):
+            for net in (model, result):
+                set_all(net, **dict(zip(("relu", "scale", "shift"), settings, strict=True)))
+            assert same(result(images), model(images))
+        assert same(result.graph and result(images), model(images))
+
+
+def test_too_many_ways_of_calling_an_edited_forward_are_refused(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, mode="0"):
+            return self.conv(x) * int(mode)
+
+    result = pipe(Net(), inject("conv", nn.Identity()))
+    for number in range(8):
+        result(images, mode=str(number))
+    with pytest.raises(SpecialisedError, match="more than 8 ways"):
+        result(images, mode="8")
+
+
+def test_an_edit_without_a_place_in_another_way_of_calling_is_refused(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, raw=False):
+            return x if raw else self.conv(x)
+
+    result = pipe(Net(), inject("conv", nn.Identity()))
+    assert result(images).shape[1] == 4
+    with pytest.raises(SpecialisedError, match="'conv' is not there") as caught:
+        result(images, raw=True)
+    assert "raw was False" in caught.value.found
+
+
+def test_edits_of_unknown_kind_are_not_put_in_again(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, double=False):
+            return self.conv(x) * 2 if double else self.conv(x)
+
+    result = pipe(Net(), edit(lambda draft: draft.open(""), name="open"))
+    assert result(images).shape[1] == 4
+    with pytest.raises(SpecialisedError, match="edit") as caught:
+        result(images, double=True)
+    assert "double was False" in caught.value.found
+
+
+def test_a_graph_that_is_not_its_forward_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) * (2 if f"{x.ndim}" == "2" else 3)  # no proxy notices that
+
+    with pytest.raises(TraceError, match="something else"):
+        pipe(Net(), inject("a", nn.Identity()), example=torch.zeros(2, 4))
+
+
+def test_compiling_takes_the_ways_of_calling_that_are_known(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, double=False):
+            return self.conv(x) * 2 if double else self.conv(x)
+
+    model = Net()
+    result = pipe(model, inject("conv", nn.Identity()))
+    compiled = torch.compile(result, backend="eager", fullgraph=True)
+    assert same(compiled(images), model(images))
+    result(images, double=True)
+    assert same(torch.compile(result, backend="eager")(images, double=True), model(images, double=True))
+
+
+SEEN: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("seen", default=None)
+
+
+def collect(module, args, output):
+    if (seen := SEEN.get()) is not None:
+        seen.append(type(module).__name__)
+
+
+def test_hooks_that_collect_in_a_call_see_that_call_alone(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+            self.conv.register_forward_hook(collect)
+
+        def forward(self, x, labels=None):
+            y = self.fc(self.conv(x).mean((2, 3)))
+            return y if labels is None or y.shape[0] < 1 else (y, labels)
+
+    model = Net()
+    result = pipe(model, inject("fc", nn.Identity()), example=images)
+    for _ in range(2):
+        for given in ((images,), (images, torch.zeros(2)), (images[:1],)):
+            token = SEEN.set([])
+            result(*given)
+            assert SEEN.get() == ["Conv2d"]
+            SEEN.reset(token)
+
+
+def test_an_edited_level_is_recorded_in_another_way_of_calling(images):
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, scale=None):
+            return self.conv(x) if scale is None else self.conv(x) * scale
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.fc = Inner(), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.fc(self.inner(x, scale=2.0 if self.training else None).mean((2, 3)))
+
+    once = pipe(Net().eval(), inject("inner.conv", nn.Identity()), example=images)
+    assert pipe(once, swap_head(3), example=images).train()(images).shape == (2, 3)
+    assert tiers(once.train()) is not None

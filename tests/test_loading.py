@@ -219,9 +219,9 @@ def test_ties_are_kept():
     )
     assert text(lambda: partial_load(Tied(), {**state, "last.weight": torch.zeros(4, 4)})) == (
         "CheckpointError: 'first.weight' and 'last.weight' are one tensor in the model and two in the checkpoint\n"
-        "  asked  load_weights(<3 tensors>)\n"
+        "  asked  partial_load(<a Tied>, <3 tensors>)\n"
         "  found  different values\n"
-        '  write  exclude=("last.weight",), or a model without the tie'
+        '  write  partial_load(<a Tied>, <3 tensors>, exclude=("last.weight",))'
     )
 
 
@@ -231,6 +231,7 @@ def test_the_last_account_stays(small, other):
     assert load_report(pickle.loads(pickle.dumps(result))) == load_report(copy.deepcopy(result))
     assert text(lambda: load_report(small)) == (
         "ModelError: no weights were loaded into this model\n"
+        "  asked  load_report(<a Small>)\n"
         "  found  a Small\n"
         '  write  pipe(model, load_weights("weights.safetensors"))'
     )
@@ -300,14 +301,16 @@ def test_own_tensors_of_a_module_that_was_broken_up(other):
 def test_what_cannot_be_excluded(small, other):
     assert text(lambda: partial_load(small, other.state_dict(), exclude="head")) == (
         'TargetError: "head" is no module and no node of this model\n'
-        '  asked  load_weights(<24 tensors>, exclude=("head",))\n'
-        "  found  14 modules, no node of that name in the root"
+        '  asked  partial_load(<a Small>, <24 tensors>, exclude="head")\n'
+        "  found  14 modules, no node of that name in the root\n"
+        "  near   fc\n"
+        '  write  partial_load(<a Small>, <24 tensors>, exclude=at("head").maybe())'
     )
     with pytest.raises(TargetError, match=r"\*\*.runing_mean"):
         partial_load(small, other.state_dict(), exclude="**.runing_mean")
     assert text(lambda: partial_load(small, other.state_dict(), exclude=op(F.relu))) == (
         "TargetError: 'relu' is an operation, which has no tensors\n"
-        "  asked  load_weights(<24 tensors>, exclude=(op(F.relu),))\n"
+        "  asked  partial_load(<a Small>, <24 tensors>, exclude=op(F.relu))\n"
         "  found  a node of the root\n"
         "  write  the module that holds the tensors"
     )
@@ -405,15 +408,17 @@ def test_too_little_is_refused(small):
     assert text(lambda: partial_load(small, state)) == (
         "CoverageError: loaded 0.0 % of parameters (0 of 22 tensors); 22 new; 9 unexpected, "
         "and min_coverage asks for 50 %\n"
-        "  asked  load_weights(<9 tensors>)\n"
+        "  asked  partial_load(<a Small>, <9 tensors>)\n"
         "  found  new stem.weight, stem.bias, stage.0.conv1.weight, stage.0.conv1.bias ... and 18 more\n"
         "         unexpected encoder.0.weight, encoder.1.weight, encoder.2.weight, encoder.3.weight "
         "... and 5 more\n"
         "         counters 2 as they were\n"
-        "  write  transfer(<a model with these weights>, <this model>), which goes by what tensors do"
+        '  write  load_weights(<9 tensors>, by="structure")'
     )
     few = {"fc.weight": torch.ones(5, 8), "fc.bias": torch.ones(5)}
-    assert text(lambda: partial_load(small, few)).endswith("write  min_coverage=0.09")
+    assert text(lambda: partial_load(small, few)).endswith(
+        "write  partial_load(<a Small>, <2 tensors>, min_coverage=0.09)"
+    )
     assert load_report(partial_load(small, few, min_coverage=2 / 22)).ratio == 2 / 22
 
 
@@ -424,7 +429,7 @@ def test_strict_asks_for_all(small, other):
         said = text(lambda wrong=wrong: pipe(small, load_weights({**state, **wrong}, strict=True)))
         assert said.startswith("CoverageError: loaded ")
         assert "and strict asks for all" in said
-        assert said.endswith("write  strict=False")
+        assert said.endswith("strict=False)")
     assert pipe(small, load_weights({**state, "fc.weight": torch.ones(3, 8)}, strict=True, exclude="fc"))
     del state["fc.bias"]
     with pytest.raises(CoverageError):
@@ -436,9 +441,9 @@ def test_values_that_are_not_finite(small, other):
     state["fc.bias"][0], state["stem.bias"][1] = torch.nan, torch.inf
     assert text(lambda: partial_load(small, state)) == (
         "CheckpointError: 2 tensors would hold values that are not finite\n"
-        "  asked  load_weights(<24 tensors>)\n"
+        "  asked  partial_load(<a Small>, <24 tensors>)\n"
         "  found  stem.bias, fc.bias\n"
-        "  write  allow_nan=True to load them all the same"
+        "  write  load_weights(<24 tensors>, allow_nan=True)"
     )
     assert load_report(partial_load(small, state, exclude=("stem.bias", "fc.bias"))).nan == ()
     result = pipe(small, load_weights(state, allow_nan=True))
@@ -456,9 +461,9 @@ def test_values_that_a_dtype_cannot_hold(small, other):
     state[counter] = torch.tensor(7.5)
     assert text(lambda: partial_load(small, state)) == (
         f"CheckpointError: '{counter}' is int64, which cannot hold the values of {counter}\n"
-        "  asked  load_weights(<24 tensors>)\n"
+        "  asked  partial_load(<a Small>, <24 tensors>)\n"
         "  found  float32\n"
-        f'  write  exclude=("{counter}",)'
+        f'  write  partial_load(<a Small>, <24 tensors>, exclude=("{counter}",))'
     )
     with pytest.raises(CheckpointError, match="is float32"):
         partial_load(small, {**other.state_dict(), "fc.bias": torch.ones(5, dtype=torch.complex64)})
@@ -471,7 +476,7 @@ def test_tensors_without_plain_values(small, other):
     ):
         assert text(lambda wrong=wrong: partial_load(small, {**other.state_dict(), "fc.bias": wrong})) == (
             "CheckpointError: 'fc.bias' cannot be loaded into 'fc.bias'\n"
-            "  asked  load_weights(<24 tensors>)\n"
+            "  asked  partial_load(<a Small>, <24 tensors>)\n"
             f"  found  {found}\n"
             "  write  a checkpoint of dense tensors"
         )
@@ -479,7 +484,7 @@ def test_tensors_without_plain_values(small, other):
         empty = Small()
     assert text(lambda: partial_load(empty, other.state_dict())) == (
         "CheckpointError: the model is on the meta device, where it has no values\n"
-        "  asked  load_weights(<24 tensors>)\n"
+        "  asked  partial_load(<a Small>, <24 tensors>)\n"
         "  found  stem.weight\n"
         '  write  model.to_empty(device="cpu") before'
     )
@@ -516,25 +521,25 @@ def test_wrong_sources(tmp_path, small, other):
 
 def test_wrong_options():
     assert text(lambda: load_weights("w.pth", init="kaiming_norml")) == (
-        "OptionError: this initialiser is unknown\n"
+        "OptionError: init is one of kaiming_normal, kaiming_uniform, xavier_normal, xavier_uniform, "
+        "trunc_normal, normal, uniform, orthogonal, zeros, ones\n"
         '  asked  load_weights("w.pth", init="kaiming_norml")\n'
-        "  found  known are kaiming_normal, kaiming_uniform, xavier_normal, xavier_uniform, trunc_normal, "
-        "normal, uniform, orthogonal, zeros, ones\n"
+        '  found  init="kaiming_norml"\n'
         "  near   kaiming_normal, kaiming_uniform, xavier_normal\n"
-        '  write  init="kaiming_normal"'
+        '  write  load_weights("w.pth", init="kaiming_normal")'
     )
     assert text(lambda: load_weights("w.pth", min_coverage=50)) == (
         "OptionError: min_coverage is a share from 0 to 1\n"
         '  asked  load_weights("w.pth", min_coverage=50)\n'
         "  found  min_coverage=50\n"
-        "  write  min_coverage=0.5"
+        '  write  load_weights("w.pth", min_coverage=0.5)'
     )
     assert text(lambda: load_weights("w.pth", by="name")) == (
         'OptionError: by is "names" or "structure"\n'
         '  asked  load_weights("w.pth", by="name")\n'
         '  found  by="name"\n'
         "  near   names\n"
-        '  write  by="names"'
+        '  write  load_weights("w.pth", by="names")'
     )
     for wrong in ({"policy": 3}, {"strict": 1}, {"min_coverage": True}, {"init": 3}, {"exclude": 3}):
         with pytest.raises(OptionError):

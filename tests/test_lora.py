@@ -264,7 +264,7 @@ def test_options_are_checked_before_there_is_a_model():
         (nn.LayerNorm(6), "a LayerNorm"),
         (Own(3, 6), "an Own with a forward of its own"),
         (timm.layers.StdConv2d(3, 6, 1), "a StdConv2d with a forward of its own"),
-        (nn.MultiheadAttention(6, 2), "nn.MultiheadAttention, whose in_proj_weight and out_proj no forward calls"),
+        (nn.MultiheadAttention(6, 2), "a MultiheadAttention"),
         (None, "an operation, or a container with its own forward"),
     ],
 )  # fmt: skip
@@ -504,9 +504,19 @@ def test_a_container_is_no_layer():
         pipe(nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))), wrap("0", lora))
 
 
-def test_layers_of_attention_are_said_to_be_its_own():
-    outer = nn.Sequential(nn.MultiheadAttention(8, 2))
-    with pytest.raises(TargetError) as caught:
-        pipe(outer, wrap("0.out_proj", lora))
-    assert "nn.MultiheadAttention" in caught.value.found
-    assert "- nn.MultiheadAttention" in caught.value.write
+def test_dropout_is_of_what_goes_into_the_low_rank_weight_and_in_training_alone():
+    model, x = nn.Sequential(nn.Linear(64, 6)), torch.randn(3, 64)
+    result = shaken(pipe(model, wrap("0", lora(3, dropout=0.5))))
+    still = shaken(pipe(model, wrap("0", lora(3))))
+    assert result.eval()(x).equal(still(x))
+    result.train()
+    torch.manual_seed(4)
+    first = result(x)
+    torch.manual_seed(4)
+    module = result.get_submodule("0_lora")
+    assert torch.allclose(first, model(x) + F.dropout(x, 0.5) @ module.down.T @ module.up.T, atol=1e-5)
+    assert near(merge_lora()(result)(x), still(x))
+    assert repr(lora(3, dropout=0.5)) == "lora(3, dropout=0.5)"
+    assert list(result.state_dict()) == list(still.state_dict())
+    with pytest.raises(OptionError):
+        lora(3, dropout=1.0)

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from nets import ByData
 from torch import nn
 
-from torchgraft import GraftError, drop_head, freeze, inject, pipe, remove, replace, swap_head, wrap
+from torchgraft import (
+    GraftError,
+    Recipe,
+    align,
+    at,
+    drop_head,
+    features,
+    freeze,
+    inject,
+    load_weights,
+    partial_load,
+    pipe,
+    remove,
+    replace,
+    swap_head,
+    wrap,
+)
 from torchgraft.blocks import cbam, se
+from torchgraft.text import near
 
 
 def text(call) -> str:
@@ -31,7 +49,8 @@ def test_a_class_that_is_not_there(small):
         "TargetError: this model has no nn.Conv3d\n"
         "  asked  freeze(nn.Conv3d)\n"
         "  found  6 classes of modules\n"
-        "  near   nn.Conv2d"
+        "  near   nn.Conv2d\n"
+        "  write  freeze(nn.Conv2d)"
     )
 
 
@@ -45,15 +64,15 @@ def test_an_option_that_does_not_exist():
     )
     assert text(lambda: swap_head(classes=10)).endswith("write  swap_head(10)")
     assert text(lambda: se(4)).endswith("write  se(reduction=4)")
-    assert text(lambda: inject("a", se, where="Before")).endswith('write  inject("a", se(), where="before")')
+    assert text(lambda: inject("a", se, where="Before")).endswith('write  inject("a", se, where="before")')
 
 
 def test_a_shape_that_does_not_fit(small):
     narrow = replace("stage.0.conv1", nn.Conv2d(8, 4, 3, padding=1))
     assert text(lambda: pipe(small, narrow)) == (
-        "ShapeError: 'stage.0.conv1' gives n 8 112 112 and Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), "
+        "ShapeError: 'stage.0.conv1' gives n 8 112 112 and nn.Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), "
         "padding=(1, 1)) gives n 4 112 112\n"
-        '  asked  replace("stage.0.conv1", Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))\n'
+        '  asked  replace("stage.0.conv1", nn.Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))\n'
         "  found  stage.0.relu takes n 8 112 112\n"
         "  write  a module that gives that shape; keep_shape=False to change it on purpose"
     )
@@ -79,8 +98,12 @@ def test_a_step_that_takes_two_values(small):
 
 
 def test_a_forward_that_decides_on_data():
-    said = text(lambda: pipe(ByData(), drop_head()))
+    said = text(lambda: pipe(ByData(), wrap("conv", se)))
     assert said.startswith("TraceError: the forward of the root ByData cannot be followed by torch.fx\n")
+    assert "nets.py:" in said
+    assert "if x.sum() > 0:" in said
+    said = text(lambda: pipe(ByData(), drop_head()))
+    assert said.startswith("HeadError: the classifier cannot be told: the forward decides on values")
     assert "nets.py:" in said
     assert "if x.sum() > 0:" in said
 
@@ -112,15 +135,15 @@ def test_a_replacement_where_shapes_are_unknown():
             return self.fc(x) + y.z
 
     said = text(lambda: pipe(Two(), replace("fc", nn.Linear(3, 3))))
-    assert said.endswith("keep_shape=False), which checks no shape; or example=<an input>")
+    layer = 'replace("fc", nn.Linear(in_features=3, out_features=3, bias=True)'
+    assert said.endswith(f"{layer}, keep_shape=False), or pipe(model, {layer}), example=(x, y))")
 
 
 def test_a_module_that_nothing_calls(small):
     assert text(lambda: pipe(small, wrap("unused", se))) == (
         "TargetError: no forward calls 'unused' (Linear)\n"
         '  asked  wrap("unused", se())\n'
-        "  found  its parent uses its parameters or its children directly\n"
-        "  write  a target that is called"
+        "  found  its parent never runs it, nor reads its parameters"
     )
     assert text(lambda: pipe(small, wrap("nope.a.b", se))).startswith(
         'TargetError: "nope.a.b" is no module and no node of this model\n'
@@ -144,9 +167,30 @@ def test_a_container_that_nothing_calls():
             return self.fc(x)
 
     said = text(lambda: pipe(nn.Sequential(Idle()), inject("0.spare", se)))
-    assert said.endswith('write  a target that is called: "0.spare.1"')
-    said = text(lambda: pipe(nn.Sequential(Idle()), inject("0.spare.0", se)))
-    assert said.endswith('write  a target that is called: "0.spare"')
+    assert said.endswith("found  its parent never runs it, nor reads its parameters")
+    said = text(lambda: pipe(nn.Sequential(Idle()), inject(at(nn.Linear), se)))
+    assert said.endswith('write  inject(at(nn.Linear) - "0.spare.0", se())')
+
+
+def test_a_list_that_is_called_item_by_item():
+    class Items(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.ModuleList([nn.Linear(3, 3), nn.ReLU()]) for _ in range(2))
+
+        def forward(self, x):
+            for layer, act in self.blocks:
+                x = act(layer(x))
+            return x
+
+    assert text(lambda: pipe(Items(), inject("blocks.0", se))) == (
+        "TargetError: no forward calls 'blocks.0' (ModuleList)\n"
+        '  asked  inject("blocks.0", se())\n'
+        "  found  its children are called one by one\n"
+        "  near   blocks.0.1\n"
+        '  write  inject("blocks.0.1", se())'
+    )
+    assert pipe(Items(), wrap("blocks.0", se)).blocks_0_se is not None
 
 
 def test_a_block_that_changes_the_shape_names_the_consumer():
@@ -155,3 +199,59 @@ def test_a_block_that_changes_the_shape_names_the_consumer():
     assert "the output of the model takes" in text(lambda: pipe(model, inject("1", narrow)))
     assert "the output of 1 takes" in text(lambda: pipe(model, wrap("1", narrow)))
     assert "found  1 takes n 4" in text(lambda: pipe(model, inject("0", narrow)))
+
+
+def test_values_are_never_printed_in_full(small):
+    state = {f"layer.{i}": torch.rand(9, 9) for i in range(40)}
+    for call in (
+        lambda: load_weights(state, initt="zeros"),
+        lambda: partial_load(small, state, init_new_layers="zeros"),
+        lambda: load_weights({"state_dict": state, "epoch": 3}, initt="zeros"),
+        lambda: replace("fc", small, exmple=torch.rand(3, 224, 224)),
+        lambda: features("stage", nam=[torch.rand(9, 9)]),
+        lambda: pipe(small, replace("fc", nn.Sequential(*map(nn.Linear, range(9, 99), range(9, 99))))),
+        lambda: freeze(["a" * 9999]),
+        lambda: pipe(small, [torch.rand(9, 9)]),
+    ):
+        said = text(call)
+        assert "tensor(" not in said
+        assert max(map(len, said.splitlines())) < 800
+    assert "load_weights(<40 tensors>, init=" in text(lambda: load_weights(state, initt="zeros"))
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "first"),
+    [
+        ("cbam_block", ["drop_block", "cbam"], "cbam"),
+        ("init_new_layers", ["seed", "exclude", "init"], "init"),
+        ("encoder.s3", ["encoder.x", "encoder", "encoder.model.s3"], "encoder.model.s3"),
+        ("layer3", ["layer", "0.layer3"], "0.layer3"),
+        ("nn.Relu", ["nn.RReLU", "nn.ReLU"], "nn.ReLU"),
+        ("layer4.7", ["layer1.7", "layer4.1"], "layer4.1"),
+        ("stge", ["stem", "stage"], "stage"),
+    ],
+)
+def test_the_nearest_name(name, names, first):
+    assert near(name, names)[0] == first
+
+
+def test_frozen_values_tell_wrong_fields():
+    assert text(lambda: Recipe(stem="x")).splitlines()[:2] == [
+        "OptionError: Recipe: missing a required argument: 'base'",
+        '  asked  Recipe(stem="x")',
+    ]
+    assert text(lambda: align(nn.Linear(2, 2), nn.Linear(2, 2), y=1)).startswith(
+        "OptionError: align: got an unexpected keyword argument 'y'\n  asked  align(<a Linear>, <a Linear>, y=1)"
+    )
+
+
+def test_a_module_that_a_wider_target_finds_and_nothing_calls(small):
+    with pytest.raises(GraftError) as caught:
+        pipe(small, replace(nn.Linear, nn.Identity))
+    assert caught.value.write == 'replace(at(nn.Linear) - "unused", nn.Identity)'
+
+
+def test_no_private_class_is_raised(small):
+    with pytest.raises(GraftError) as caught:
+        pipe(small, features("unused"))
+    assert not type(caught.value).__name__.startswith("_")

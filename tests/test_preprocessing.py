@@ -125,6 +125,7 @@ def test_a_folder_of_hugging_face_may_have_one(tmp_path, image):
     model = get_model(f"hf/{held}")
     assert message(model) == (
         f"no preprocessing belongs to this model of hf/{held}\n"
+        "  asked  preprocessing(<a ResNetForImageClassification>)\n"
         f"  found  no preprocessor_config.json in '{held}'\n"
         f"  write  that file in '{held}', as an image processor's save_pretrained writes it, "
         "or a transform of your own"
@@ -144,11 +145,13 @@ def test_a_folder_of_hugging_face_may_have_one(tmp_path, image):
 def test_what_has_none_says_what_to_write():
     assert message(models.resnet18()) == (
         "nothing is known of the weights of this model, so neither is their preprocessing\n"
+        "  asked  preprocessing(<a ResNet>)\n"
         "  found  a ResNet that get_model did not make\n"
         '  write  get_model("resnet50", weights="IMAGENET1K_V2"), which knows them'
     )
     assert message(get_model("squeezenet1_1")) == (
         "no preprocessing belongs to this model of torchvision/squeezenet1_1\n"
+        "  asked  preprocessing(<a SqueezeNet>)\n"
         "  found  random weights\n"
         '  write  get_model("torchvision/squeezenet1_1", weights=True), or a transform of your own'
     )
@@ -157,6 +160,7 @@ def test_what_has_none_says_what_to_write():
     register_model("bare")(lambda: nn.Linear(3, 2))
     assert message(get_model("bare")) == (
         "no preprocessing belongs to this model of registered/bare\n"
+        "  asked  preprocessing(<a Linear>)\n"
         "  found  a builder that was registered without one\n"
         "  write  @register_model(..., preprocessing=<a function from an image to a tensor>)"
     )

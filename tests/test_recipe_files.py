@@ -162,14 +162,14 @@ def test_what_a_file_cannot_hold_is_refused_by_its_number():
         "it holds a function of a site": freeze(where(lambda site: True)),
         "it holds tensors": load_weights({"a": torch.zeros(1)}),
         "it holds a function without a name": replace("a", lambda old: old),
-        "'Tanh' is no known name": wrap("a", nn.Tanh()),
+        "'nn.Tanh' is not called in a step": wrap("a", nn.Tanh()),
     }
     for why, step in found.items():
         assert f"  found  {why}\n  write  " in text(Recipe("x", steps=[step]).to_json)
     assert text(lambda: to_plain(Recipe("x", steps=[wrap("a", nn.Tanh())]))) == (
         "RecipeError: step 1 cannot be written\n"
-        '  asked  wrap("a", Tanh())\n'
-        "  found  'Tanh' is no known name\n"
+        '  asked  wrap("a", nn.Tanh())\n'
+        "  found  'nn.Tanh' is not called in a step\n"
         '  write  @register_block("my_block") on what makes the module, and "my_block" in the step'
     )
 

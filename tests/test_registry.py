@@ -23,7 +23,7 @@ def test_blocks_are_given_by_name(small, images):
     with pytest.raises(OptionError) as caught:
         wrap("stage", "cbma")
     assert "cbam" in caught.value.near
-    assert caught.value.write == '"cbam"'
+    assert caught.value.write == 'wrap("stage", "cbam")'
 
 
 def test_a_name_is_given_once():

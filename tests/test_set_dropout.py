@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchgraft import edit, inject, pipe, swap_head, trace, wrap
 from torchgraft.edits.set_dropout import set_dropout
 from torchgraft.errors import OptionError, TargetError, TraceError
+from torchgraft.graph.draft import Draft
 
 FAMILY = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -80,13 +81,18 @@ def test_functions_are_set_in_every_graph():
     torch.manual_seed(0)
     model = tv.DenseNet(8, (2, 2), 8, drop_rate=0.3, num_classes=5)
     result = pipe(model, set_dropout(0.6))
-    layers = [name for name, m in model.named_modules() if type(m).__name__ == "_DenseLayer"]
-    assert len(layers) == 4
-    assert all(called(result, layer) == [0.6, 0.6] for layer in layers)
+    layers = [m for m in result.modules() if hasattr(m, "drop_rate")]
+    assert [(type(layer).__name__, layer.drop_rate) for layer in layers] == [("_DenseLayer", 0.6)] * 4
     x = torch.randn(2, 3, 32, 32)
     assert same(run(result, x, mode=False), run(copy.deepcopy(model), x, mode=False))
     assert same(run(result, x, mode=True), run(tv_densenet(model, 0.6), x, mode=True))
-    assert called(pipe(result, set_dropout(0.1)), layers[0]) == [0.1, 0.1]
+    back = pipe(result, set_dropout(0.1))
+    assert {m.drop_rate for m in back.modules() if hasattr(m, "drop_rate")} == {0.1}
+    one = wrap(
+        next(name for name, m in model.named_modules() if hasattr(m, "drop_rate")) + ".norm1", nn.Identity
+    )
+    for steps in ((one, set_dropout(0.6)), (set_dropout(0.6), one)):
+        assert same(run(pipe(model, *steps), x, mode=True), run(result, x, mode=True))
 
 
 def tv_densenet(model: nn.Module, rate: float) -> nn.Module:
@@ -98,9 +104,37 @@ def tv_densenet(model: nn.Module, rate: float) -> nn.Module:
     return twin
 
 
-def test_a_function_that_is_not_called_is_not_there():
-    with pytest.raises(TargetError):
-        pipe(tv.DenseNet(8, (2, 2), 8), set_dropout(0.1))
+def test_a_function_that_is_called_at_a_rate_alone_is_set_too():
+    model, x = tv.DenseNet(8, (2, 2), 8, num_classes=5), torch.randn(2, 3, 32, 32)
+    result = pipe(model, set_dropout(0.1))
+    assert {m.drop_rate for m in result.modules() if hasattr(m, "drop_rate")} == {0.1}
+    assert same(run(result, x, mode=True), run(tv_densenet(model, 0.1), x, mode=True))
+
+
+class Rated(nn.Module):
+    """A forward that hands one attribute to a dropout, and others of the same value elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.rate, self.eps = 0.1, 0.1, 0.1
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.fc(x) * self.scale, float(self.rate), self.training) + self.eps
+
+
+def test_the_attribute_that_a_dropout_is_given_is_set_and_no_other():
+    unit = pipe(nn.Sequential(Rated()), set_dropout(0.4))[0]
+    assert (unit.scale, unit.rate, unit.eps) == (0.1, 0.4, 0.1)
+    assert type(unit) is Rated
+
+
+def test_modules_alone_are_set_without_following_a_forward(monkeypatch):
+    monkeypatch.setattr(Draft, "graphs", lambda *_: pytest.fail("a forward was followed"))
+    monkeypatch.setattr(Draft, "record", lambda *_: pytest.fail("the model was run"))
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.2))
+    set_dropout(0.7)._edit(draft := Draft(model))
+    assert held(draft.root) == {0.7}
 
 
 class Spelled(nn.Module):
@@ -216,7 +250,9 @@ def test_attention_functions_of_training():
     model[0].drop.p = 0.7
     assert type(pipe(model, set_dropout(0.3))[0]) is Attending
     result = pipe(model, set_dropout(0.3, attention=True))
-    assert called(result, "0", sdpa, "dropout_p") == [0.0, 0.3]
+    assert (type(result[0]), result[0].p) == (Attending, 0.3)
+    opened = pipe(model, wrap("0", nn.Identity), set_dropout(0.3, attention=True))
+    assert called(opened, "0", sdpa, "dropout_p") == [0.0, 0.3]
     assert same(run(result, x, mode=False), run(model, x, mode=False))
 
 

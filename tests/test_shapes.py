@@ -535,6 +535,8 @@ def test_what_does_not_run_at_all():
     assert "test_shapes.py" in told
     raised(AnalysisError, output_shape, lambda x: x.missing, torch.zeros(3))
     guarded = pipe(BySize(), example=torch.zeros(1, 3, 32, 32))
+    assert output_shape(guarded, (1, 3, 8, 8)) == (1, 5)
+    guarded.recompile()  # from now on it runs this one graph
     told = raised(SpecialisedError, output_shape, guarded, (1, 3, 8, 8))
     assert "asked  output_shape(<a " in told
 
@@ -542,7 +544,7 @@ def test_what_does_not_run_at_all():
 def test_what_is_no_model():
     assert raised(ModelError, output_shape, nn.Linear, (1, 3)) == (
         "output_shape takes a model, another callable or a list of them\n"
-        "  asked  output_shape(nn.Linear, ...)\n"
+        "  asked  output_shape(nn.Linear, (1, 3))\n"
         "  found  a class\n"
         "  write  output_shape(Linear(), ...)"
     )
@@ -551,7 +553,7 @@ def test_what_is_no_model():
     assert "is a wrapper" in raised(ModelError, output_shape, nn.DataParallel(Small()), (1, 3))
     assert raised(ModelError, shapes, models.resnet18, (1, 3)) == (
         "shapes takes a model\n"
-        "  asked  shapes(torchvision.models.resnet.resnet18, ...)\n"
+        "  asked  shapes(torchvision.models.resnet.resnet18, (1, 3))\n"
         "  found  a function\n"
         "  write  output_shape(<a callable>, ...)"
     )

@@ -19,10 +19,10 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from torchgraft import load_report
+from torchgraft.alignment.load.digest import digest
 from torchgraft.errors import CheckpointError, SourceError
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.sources import hugging_face_weights, registry, timm_weights, torchvision_weights
-from torchgraft.sources.digest import digest
 from torchgraft.sources.get import get_model, skeleton_of
 from torchgraft.sources.registry import register_model
 
@@ -179,7 +179,7 @@ def test_unknown_names_and_files(squeezed, hub):
         '  asked  get_model("torchvision/resnet50", weights="IMAGENET1K_V3")\n'
         "  found  IMAGENET1K_V2, IMAGENET1K_V1\n"
         "  near   IMAGENET1K_V2, IMAGENET1K_V1\n"
-        '  write  weights="IMAGENET1K_V2"'
+        '  write  get_model("torchvision/resnet50", weights="IMAGENET1K_V2")'
     )
     wrong = str(hub / "squeezenet1_1.pth")
     assert message(lambda: get_model("squeezenet1_1", weights=wrong, num_classes=5)) == (
@@ -187,13 +187,13 @@ def test_unknown_names_and_files(squeezed, hub):
         f'  asked  get_model("torchvision/squeezenet1_1", weights="{wrong}", num_classes=5)\n'
         "  found  IMAGENET1K_V1\n"
         f"  near   {hub / FILE}\n"
-        f'  write  weights="{hub / FILE}"'
+        f'  write  get_model("torchvision/squeezenet1_1", weights="{hub / FILE}", num_classes=5)'
     )
     assert message(lambda: get_model("squeezenet1_1", weights=3.5)) == (
         "weights are a name, a file, True for the default ones, or None for random ones\n"
         '  asked  get_model("torchvision/squeezenet1_1", weights=3.5)\n'
         "  found  a float\n"
-        '  write  weights="IMAGENET1K_V1"'
+        '  write  get_model("torchvision/squeezenet1_1", weights="IMAGENET1K_V1")'
     )
     for other in (NET, "SqueezeNet1_1_Weights.IMAGENET1K_V1", "SqueezeNet1_1_Weights.DEFAULT"):
         assert "has no weights" in message(lambda other=other: get_model("resnet18", weights=other))
@@ -205,7 +205,7 @@ def test_a_model_without_weights_of_its_own():
         "registered/plain has no weights of its own\n"
         '  asked  get_model("registered/plain", weights=True)\n'
         "  found  weights=None, which are random\n"
-        '  write  weights="<path of a file>"'
+        '  write  get_model("registered/plain", weights="<path of a file>")'
     )
     assert "no weights of its own" in message(lambda: get_model("plain", weights="best"))
 
@@ -531,7 +531,7 @@ def test_tags_of_timm_that_are_not_there(tmp_path):
         '  asked  get_model("timm/resnet18", weights="a1_in2k")\n'
         "  found  a1_in1k, a2_in1k, a3_in1k, tv_in1k, fb_ssl_yfcc100m_ft_in1k, fb_swsl_ig1b_ft_in1k, ...\n"
         "  near   a1_in1k, a3_in1k, a2_in1k\n"
-        '  write  weights="a1_in1k"'
+        '  write  get_model("timm/resnet18", weights="a1_in1k")'
     )
     kept = tmp_path / "hub/models--timm--resnet18.a1_in1k"
     assert message(lambda: get_model("timm/resnet18", weights="a1_in1k")) == (
@@ -655,5 +655,5 @@ def test_a_digest_tells_what_a_model_holds():
 def test_a_digest_reads_in_chunks(monkeypatch):
     model = nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20)).to(torch.bfloat16)
     whole = digest(model)
-    monkeypatch.setattr("torchgraft.sources.digest._CHUNK", 64)
+    monkeypatch.setattr("torchgraft.alignment.load.digest._CHUNK", 64)
     assert digest(model) == whole

@@ -23,7 +23,7 @@ from zoo import enliven
 
 from torchgraft import adapt_input, explain, freeze, pipe, swap_head, unfreeze, wrap
 from torchgraft.blocks import se
-from torchgraft.errors import GraftError, OptionError, RecipeError, StoreError
+from torchgraft.errors import GraftError, OptionError, RecipeError, StoreError, TraceError
 from torchgraft.graph.draft import EXAMPLE
 from torchgraft.graph.history import history_of, set_history
 from torchgraft.sources import registry
@@ -31,6 +31,7 @@ from torchgraft.sources.get import get_model
 from torchgraft.store.load import load
 from torchgraft.store.reading import read_record
 from torchgraft.store.save import save
+from torchgraft.text import shown
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -148,9 +149,9 @@ def test_another_base_is_refused(tmp_path):
 
     with pytest.raises(StoreError) as caught:
         load(path, base=strided)
-    assert str(caught.value).replace(str(tmp_path), "DIR") == (
+    assert str(caught.value) == (
         "the base is not the one that the file was made from: a Small that no source knows, 2 steps\n"
-        '  asked  load("DIR/m.safetensors", base=...)\n'
+        f"  asked  load({shown(path)}, base={shown(strided)})\n"
         "  found  other parts, settings or forwards in stem\n"
         "  write  load(path, base=<what built the model that was saved>)"
     )
@@ -217,9 +218,10 @@ def test_a_forward_that_no_graph_can_hold(tmp_path):
             return super().forward(x * 2 if float(x.sum()) > 0 else x)
 
     model = pipe(Odd(), freeze("stem"))
-    assert explain(model).unfollowed
+    with pytest.raises(TraceError):
+        model.graph  # noqa: B018
     again = there_and_back(tmp_path, model, base=Odd)
-    assert type(again) is Odd
+    assert isinstance(again, Odd)
     alike(model, again)
 
 
@@ -579,12 +581,17 @@ def test_constants_that_are_no_buffers_have_to_be_computed_alike(tmp_path):
     there_and_back(tmp_path, pipe(Table()), base=Table)
     with pytest.raises(StoreError, match=r"other constants than when the file was made: table\.0"):
         load(tmp_path / "m.safetensors", base=lambda: Table(shape=(1, 5)))
+    path = tmp_path / "m.safetensors"
+
+    def doubled():
+        return Table(2.0)
+
     with pytest.raises(StoreError) as caught:
-        load(tmp_path / "m.safetensors", base=lambda: Table(2.0))
-    assert str(caught.value).replace(str(tmp_path), "DIR") == (
-        "the base computes other constants than when the file was made: table.0, _constant0\n"
-        '  asked  load("DIR/m.safetensors", base=...)\n'
-        "  found  2 tensors that no state dict holds\n"
+        load(path, base=doubled)
+    assert str(caught.value) == (
+        "the base computes other constants than when the file was made: table.0\n"
+        f"  asked  load({shown(path)}, base={shown(doubled)})\n"
+        "  found  1 tensor that no state dict holds\n"
         "  write  register_buffer(...) for them, so that a file holds them"
     )
 

@@ -28,6 +28,7 @@ from torchgraft import (
     inject,
     pipe,
     remove,
+    rename,
     replace,
     stage,
     stem,
@@ -671,7 +672,7 @@ def test_a_stage_that_does_not_exist_is_an_error_that_lists_those_that_do(resnet
         "this model has no stage 7\n"
         "  asked  freeze(stage(7))\n"
         "  found  0 (layer1, stride 4), 1 (layer2, stride 8), 2 (layer3, stride 16), 3 (layer4, stride 32)\n"
-        "  write  stage(-1)"
+        "  write  freeze(stage(-1))"
     )
     with pytest.raises(TargetError) as caught:
         stage(stride=64).on(resnet)
@@ -883,3 +884,35 @@ def test_a_net_of_fine_maps_alone_has_no_tiers():
     with pytest.raises(AnalysisError, match="makes no maps"):
         tiers(finer)
     assert explain(finer).tiers is None
+
+
+@pytest.mark.parametrize("block", ["se", "cbam", "self_attention", "simam", "non_local", "basic_residual"])
+def test_what_steps_hang_behind_blocks_is_none_of_them(block):
+    def blocks(model: nn.Module) -> list[str]:
+        return [one.path for stage in tiers(model).stages for one in stage.blocks]
+
+    plain = models.resnet18()
+    expected = blocks(plain)
+    assert blocks(pipe(plain, wrap("layer4", block))) == expected
+    assert blocks(pipe(pipe(plain, wrap("layer2", block)), wrap("layer3", block))) == expected
+    assert blocks(pipe(plain, inject(models.resnet.BasicBlock, block))) == expected
+    renamed = pipe(plain, wrap("layer1", block), rename({"layer1": "first"}))
+    assert blocks(renamed) == [path.replace("layer1", "first") for path in expected]
+    assert blocks(pipe(models.swin_t(), wrap("features.5", block))) == blocks(models.swin_t())
+
+
+@pytest.mark.parametrize("block", ["se", "cbam", "self_attention"])
+def test_what_steps_hang_behind_a_layer_does_not_end_the_stem(block):
+    plain = tiers(models.vgg11())
+    edited = tiers(pipe(models.vgg11(), inject("features.10", block)))
+    assert (edited.stem, len(edited.stages)) == (plain.stem, len(plain.stages))
+
+
+def test_what_takes_the_place_of_blocks_is_blocks():
+    def blocks(model: nn.Module) -> list[int]:
+        return [len(stage.blocks) for stage in tiers(model).stages]
+
+    plain, unit = models.resnet18(), models.resnet.BasicBlock
+    assert blocks(pipe(plain, replace("layer4.1", "basic_residual"))) == [2, 2, 2, 2]
+    longer = nn.Sequential(unit(64, 128, 2, nn.Conv2d(64, 128, 1, 2)), *(unit(128, 128) for _ in range(4)))
+    assert blocks(pipe(plain, replace("layer2", longer))) == [2, 5, 2, 2]

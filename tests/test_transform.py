@@ -116,7 +116,7 @@ def test_wrappers_and_other_things_are_refused(small):
     scripted = torch.jit.script(nn.ReLU())
     for model, line in [
         (None, ""),
-        (Small := type(small), f"pipe({Small.__name__}(), ...)"),
+        (Small := type(small), f"pipe({Small.__module__}.{Small.__name__}(<arguments>), swap_head(3))"),
         (scripted, "pipe(<the module that was scripted>, ...)"),
         (nn.DataParallel(small), "pipe(model.module, ...), and wrap the result again"),
         (torch.compile(small, backend="eager"), "torch.compile(pipe(model._orig_mod, ...))"),

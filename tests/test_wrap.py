@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from nets import Listed
 from torch import nn
@@ -12,6 +13,7 @@ from torchgraft import at, inject, pipe, wrap
 from torchgraft.blocks import cbam, eca, se
 from torchgraft.errors import (
     AnalysisError,
+    GraftError,
     LayoutError,
     NameClashError,
     OptionError,
@@ -133,7 +135,7 @@ def test_what_does_not_fit_is_refused_with_both_shapes_and_the_consumer(small):
 def test_name_clashes_are_refused(small):
     with pytest.raises(NameClashError) as caught:
         pipe(small, wrap("stage", se, name="gate"), wrap("stage", eca, name="gate"))
-    assert caught.value.write == "name='gate_1'"
+    assert caught.value.write == 'wrap("stage", eca(), name="gate_1")'
     with pytest.raises(OptionError):
         wrap("stage", se, name="a.b")
 
@@ -172,3 +174,30 @@ def test_a_list_is_wrapped_where_its_last_unit_ends():
         "units_se",
     ]
     assert result(x).equal(model(x))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        inject("blocks.1", "eca"),
+        inject("blocks.0", "se"),
+        wrap("blocks.1", "se"),
+        wrap("blocks.0.mlp.fc1", "lora"),
+    ],
+)
+def test_while_blocks_are_checkpointed(step):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5).eval()
+    x = torch.rand(2, 3, 32, 32)
+    plain = pipe(model, step, seed=1)
+    model.set_grad_checkpointing(True)
+    if isinstance(step, type(inject("0", "se"))):  # the checkpointed forward would run the new block bare
+        with pytest.raises(GraftError) as caught:
+            pipe(model, step, seed=1)
+        assert caught.value.write == "model.set_grad_checkpointing(False) before"
+        return
+    new = pipe(model, step, seed=1)
+    for one in (new, plain):
+        torch.manual_seed(0)
+        for parameter in one.parameters():
+            nn.init.normal_(parameter, std=0.02)
+    assert torch.allclose(new(x), plain(x), atol=1e-6)

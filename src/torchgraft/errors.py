@@ -14,6 +14,7 @@ class GraftError(Exception):
         found: what the model or the call holds instead.
         near: at most three names that resemble the one asked for.
         write: the line to write.
+        swap: words of the call that are wrong, and those to write there.
 
     A failing step of a pipe also sets ``step``, its number from 1.
     """
@@ -26,6 +27,7 @@ class GraftError(Exception):
         found: str = "",
         near: Sequence[str] = (),
         write: str = "",
+        swap: tuple[str, str] = ("", ""),
     ) -> None:
         super().__init__(summary)
         self.summary = summary
@@ -33,6 +35,7 @@ class GraftError(Exception):
         self.found = found
         self.near = tuple(near)[:3]
         self.write = write
+        self.swap = swap
         self.step = 0
 
     def __str__(self) -> str:
@@ -60,13 +63,24 @@ class TargetError(GraftError, LookupError):
         found: what the model holds instead.
         near: names that resemble it.
         write: the line to write.
+        swap: words of the call that are wrong, and those to write there.
+        outside: what to take out of the target, where that is wider.
     """
 
     def __init__(
-        self, summary: str, *, wrong: str = "", found: str = "", near: Sequence[str] = (), write: str = ""
+        self,
+        summary: str,
+        *,
+        wrong: str = "",
+        outside: object = None,
+        found: str = "",
+        near: Sequence[str] = (),
+        write: str = "",
+        swap: tuple[str, str] = ("", ""),
     ) -> None:
-        super().__init__(summary, found=found, near=near, write=write)
+        super().__init__(summary, found=found, near=near, write=write, swap=swap)
         self.wrong = wrong
+        self.outside = outside
 
 
 class HeadError(GraftError, LookupError):
@@ -103,6 +117,9 @@ class TraceError(GraftError, RuntimeError):
         lineno: number of that line.
         found: the line itself, or the reason.
         write: the line to write.
+
+    ``enumerated`` names the modules, from that one, whose children it had gone through by then;
+    ``called`` tells whether it had called any.
     """
 
     def __init__(
@@ -119,6 +136,8 @@ class TraceError(GraftError, RuntimeError):
         self.module = module
         self.filename = filename
         self.lineno = lineno
+        self.enumerated: frozenset[str] = frozenset()
+        self.called = False
 
 
 class RecipeError(GraftError, ValueError):

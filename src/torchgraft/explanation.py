@@ -13,7 +13,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.history import history_of
 from torchgraft.graph.outline import Outline, outline_of
 from torchgraft.graph.probe import Example, probe
-from torchgraft.graph.reading import guards_of
+from torchgraft.graph.reading import guards_of, levels_of
 from torchgraft.graph.tiers.tiers import Tiers, find_tiers
 from torchgraft.spec import shape_text
 from torchgraft.text import plural
@@ -32,7 +32,9 @@ class Explanation:
         tensors: number of trainable tensors.
         steps: the transforms that made it, as written.
         opened: paths of the modules whose forward is a graph.
-        unfollowed: why the root is a clone of its class; empty where it is a graph.
+        levels: how the root, and what was opened, runs: ``"Python"``, ``"graph"``,
+            ``"graph, 2 patterns"``, with ``"not checked"`` where a graph could not be compared.
+        unfollowed: why the root is no GraphModule; empty where it is one.
         guards: what a traced forward checks at each call.
         modules_added: paths of new modules.
         modules_removed: paths that are gone.
@@ -55,6 +57,7 @@ class Explanation:
     tensors: int
     steps: tuple[str, ...]
     opened: tuple[str, ...]
+    levels: tuple[tuple[str, str], ...]
     unfollowed: str
     guards: tuple[str, ...]
     modules_added: tuple[str, ...] = ()
@@ -81,12 +84,8 @@ class Explanation:
         lines += [f"  {line}" for line in (str(self.tiers).splitlines() if self.tiers else ())]
         lines += [f"  step {i:<5} {step}" for i, step in enumerate(self.steps, 1)]
         said = [
-            ("opened", _some([path or "the root" for path in self.opened], 8)),
-            (
-                "root",
-                f"stays {self.model}, as torch.fx cannot follow it: {self.unfollowed}"
-                * bool(self.unfollowed),
-            ),
+            ("runs", _some([f"{path or 'the root'} {how}" for path, how in self.levels], 8)),
+            ("root", f"stays {self.model} alone: {self.unfollowed}" * bool(self.unfollowed)),
             ("added", _some(_tops(self.modules_added))),
             ("new", f"{self.new_parameters:,} parameters" if self.new_parameters else ""),
             ("removed", _some(_tops(self.modules_removed))),
@@ -125,6 +124,7 @@ def _stands(model: nn.Module) -> Explanation:
         len(trainable),
         history.steps,
         history.opened,
+        levels_of(model),
         history.unfollowed,
         guards_of(model),
     )
@@ -188,11 +188,16 @@ def _shapes(model: nn.Module, result: nn.Module, example: Example | None) -> Ite
         was, runs = probe(clone(model), example), probe(clone(result), example)
     except AnalysisError:
         return
-    old = {call.path: shape_text(call.output) for call in reversed(was.calls)}
-    for call in runs.calls:
-        text = shape_text(call.output)
-        if call.path and old.get(call.path, text) != text:
-            yield call.path, old[call.path], text
+    old: dict[str, list[str]] = {}
+    for call in was.calls:
+        old.setdefault(call.path, []).append(shape_text(call.output))
+    changed: dict[str, tuple[str, str, str]] = {}
+    for call in runs.calls:  # a layer may be called often: the n-th call is compared with the n-th
+        texts = old.get(call.path, [])
+        before, now = texts.pop(0) if texts else "", shape_text(call.output)
+        if call.path and before and before != now:
+            changed.setdefault(call.path, (call.path, before, now))
+    yield from changed.values()
 
 
 def _count(size: tuple[int, ...]) -> int:

@@ -10,10 +10,11 @@ from torch import nn
 
 from torchgraft.errors import ModelError, TargetError
 from torchgraft.graph.checks import check_model
-from torchgraft.graph.dry.layouts import Layouts
+from torchgraft.graph.draft import Draft
 from torchgraft.graph.dry.nested import Shape, dims, shaped, written
 from torchgraft.graph.dry.question import Question, stages_of
 from torchgraft.graph.dry.stages import Stage
+from torchgraft.graph.layout import layout_at
 from torchgraft.graph.proxy import tensors_in
 from torchgraft.graph.run import ModuleCall
 from torchgraft.select.drawing import Line, joined, lines_of
@@ -256,7 +257,7 @@ class _Teller:
         self._calls: dict[int, list[ModuleCall]] = {}
         for call in asked.run().calls:
             self._calls.setdefault(id(call.module), []).append(call)
-        self._layouts = Layouts(model, asked.args(), asked.kwargs())
+        self._draft = Draft(model, asked.example())
 
     def shapes(self) -> Shapes:
         """Tell the shapes of every module."""
@@ -274,7 +275,7 @@ class _Teller:
     def _module(self, path: str, module: nn.Module) -> ModuleShapes:
         calls = sorted(self._calls.get(id(module), []), key=lambda call: call.started)
         first = calls[0] if calls else None
-        layout = self._layouts.of(path, first.output) if first else None
+        layout = layout_at(self._draft, path) if first else None
         return ModuleShapes(
             path,
             type(module).__name__,

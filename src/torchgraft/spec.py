@@ -31,6 +31,7 @@ class TensorSpec:
         layer: the layer that a block is put beside or in the place of; ``None`` elsewhere.
         out_channels: channels that have to come out; ``None`` for as many as go in.
         stride: input places for each output place that are wanted.
+        weight: name of the weight that a block is put on, where a layer is not called.
 
     Example:
         >>> import torch
@@ -46,6 +47,7 @@ class TensorSpec:
     layer: nn.Module | None = attrs.field(default=None, eq=False)
     out_channels: int | None = None
     stride: int = 1
+    weight: str = ""
 
     @property
     def channels_last(self) -> bool:
@@ -84,7 +86,7 @@ def shape_text(value: object) -> str:
     return type(value).__name__
 
 
-def layout_name(spec: TensorSpec) -> str | None:
+def layout_name(rank: int, axis: int) -> str | None:
     """Name the layout of a value: ``NCHW``, ``NHWC``, ``NLC``, ``NC``."""
-    names = _NAMES.get((spec.rank or 0, spec.axis % (spec.rank or 1)))
+    names = _NAMES.get((rank, axis % (rank or 1)))
     return "".join(names).upper() if names else None

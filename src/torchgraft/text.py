@@ -8,22 +8,39 @@ import functools
 import inspect
 import json
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import torch
 
-from torchgraft.errors import OptionError
+from torchgraft.errors import GraftError, OptionError
 
 _HOMES = {torch.nn.functional: "F", torch: "torch", torch.Tensor: "torch.Tensor", operator: "operator"}
+_LONGEST = 300
+"""Letters of an argument in a message; a state dict has hundreds of thousands."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def near(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Return at most three of the names that resemble the one given, best first."""
-    return tuple(difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.55))
+    """Return at most three of the names that resemble the one given, best first.
+
+    A name in other letters, one that ends alike, and one that is a word of it come first.
+    """
+    held = list(dict.fromkeys(names))
+    last, words = name.rpartition(".")[2], f"_{name.lower()}_"
+    kin = [
+        one
+        for one in held
+        if one.lower() == name.lower()
+        or (one.rpartition(".")[2] == last and not last.isdecimal())
+        or (len(one) > 1 and f"_{one.lower()}_" in words)
+    ]
+    kin.sort(key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), reverse=True)
+    close = difflib.get_close_matches(name, held, n=3, cutoff=0.55)
+    return tuple(dict.fromkeys((*kin, *close)))[:3]
 
 
 def plural(count: int, noun: str) -> str:
@@ -41,22 +58,36 @@ class Written(Protocol):
 
 def literal(value: object) -> str:
     """Write a value as source code, classes and functions by their public names."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (str, PurePath)):
+        return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, Written):
         return value.written()
     if isinstance(value, type):
         return class_name(value)
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list, Mapping)):
+        items = list(value.values()) if isinstance(value, Mapping) else value
+        if any(isinstance(item, torch.Tensor) for item in items):
+            return f"<{plural(len(items), 'tensor')}>"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{literal(key)}: {literal(item)}' for key, item in value.items())}}}"
+    if isinstance(value, (tuple, list)):
         inner = ", ".join(literal(item) for item in value)
+        if isinstance(value, list):
+            return f"[{inner}]"
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     if inspect.isroutine(value):
         return function_name(value)
-    if hasattr(value, "named_parameters"):
+    if hasattr(value, "named_parameters") or isinstance(value, torch.Tensor):
         return f"<a {type(value).__name__}>"
-    return repr(value)
+    return f"<{kind(value)}>" if type(value).__repr__ is object.__repr__ else repr(value)
+
+
+def shown(value: object) -> str:
+    """Write a value for a message: as source code, on one line, and cut where it is long."""
+    said = " ".join(literal(value).split())
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 20]} ... {said[-12:]}"
 
 
 def kind(value: object) -> str:
@@ -81,7 +112,9 @@ def function_name(function: Callable[..., object]) -> str:
     name = getattr(function, "__qualname__", type(function).__name__)
     code = getattr(function, "__code__", None)
     if "<" in name and code is not None:
-        return f"<{name.rpartition('.')[2].strip('<>')} at {code.co_filename}:{code.co_firstlineno}>"
+        return (
+            f"<{name.rpartition('.')[2].strip('<>')} at {code.co_filename.strip('<>')}:{code.co_firstlineno}>"
+        )
     module = getattr(function, "__module__", None) or "?"
     return name if module.startswith("torchgraft.") else f"{module}.{name}"
 
@@ -93,15 +126,33 @@ def call(name: str, value: attrs.AttrsInstance) -> str:
         if not field.repr:
             continue
         held = getattr(value, field.name)
-        if field.kw_only:
-            if held != field.default:
-                words.append(f"{field.alias}={literal(held)}")
-        else:
-            words.append(literal(held))
+        if held == field.default:
+            continue
+        words.append(f"{field.alias}={literal(held)}" if field.kw_only else literal(held))
     return f"{name}({', '.join(words)})"
 
 
-def check_flags(made: object, **flags: object) -> None:
+def wrong(
+    summary: str, value: object, right: str = "", *, name: str = "", known: Iterable[str] = ()
+) -> OptionError:
+    """Make the error for one argument; ``spelled`` makes it one about the call.
+
+    Args:
+        summary: one sentence with the rule.
+        value: what was given.
+        right: what to write in its place.
+        name: its keyword, if it has one.
+        known: the texts of which it has to be one.
+    """
+    close = near(value, known) if isinstance(value, str) else ()
+    word = f"{name}=" * bool(name)
+    write = word + (right or literal((*close, *known)[0]))
+    return OptionError(
+        summary, asked="" if name else shown(value), found=word + shown(value), near=close, write=write
+    )
+
+
+def check_flags(**flags: object) -> None:
     """Check that options are ``True`` or ``False``.
 
     Raises:
@@ -109,43 +160,40 @@ def check_flags(made: object, **flags: object) -> None:
     """
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise OptionError(
-                f"{name} is True or False",
-                asked=repr(made),
-                found=f"{name}={literal(value)}",
-                write=f"{name}={bool(value)}",
-            )
+            raise wrong(f"{name} is True or False", value, str(bool(value)), name=name)
 
 
 def spelled(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn a misspelt or missing argument into an error with the nearest right name."""
-    signature = inspect.signature(function)
+    """Turn a misspelt or missing argument into an error with the nearest right name.
+
+    An error about one argument becomes one about the whole call.
+    """
+    return _spelled(function, function.__name__, 0)
+
+
+def spelled_class(cls: type[R]) -> type[R]:
+    """Turn a misspelt or missing field of a class into such an error."""
+    setattr(cls, "__init__", _spelled(cls.__init__, cls.__name__, 1))  # noqa: B010 - mypy knows a method there
+    return cls
+
+
+def _spelled(function: Callable[P, R], name: str, own: int) -> Callable[P, R]:
+    from torchgraft.calls import call_text, misspelt, tell  # noqa: PLC0415 - which is written with this file
+
+    whole = inspect.signature(function)
+    signature = whole.replace(parameters=list(whole.parameters.values())[own:])
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            signature.bind(*args, **kwargs)
+            signature.bind(*args[own:], **kwargs)
         except TypeError as error:
-            words = [literal(a) for a in args] + [f"{k}={literal(v)}" for k, v in kwargs.items()]
-            known = [p.name for p in signature.parameters.values() if p.kind != p.POSITIONAL_ONLY]
-            unknown = [name for name in kwargs if name not in signature.parameters]
-            close = near(unknown[0], known) if unknown else ()
-            fixed = [w.replace(f"{unknown[0]}=", f"{close[0]}=", 1) for w in words] if close else []
-            if len(words) == 1 and known and not fixed:  # the one value given under no name or a wrong one
-                positional = (
-                    next(iter(signature.parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-                )
-                value = words[0].partition("=")[2] if kwargs else words[0]
-                fixed = [value if positional else f"{known[0]}={value}"]
-            name = function.__name__
-            raise OptionError(
-                f"{name}: {error}",
-                asked=f"{name}({', '.join(words)})",
-                found=f"{name}{signature_text(signature)}",
-                near=close,
-                write=f"{name}({', '.join(fixed)})" if fixed else "",
-            ) from None
-        return function(*args, **kwargs)
+            raise misspelt(name, signature, args[own:], kwargs, str(error)) from None
+        try:
+            return function(*args, **kwargs)
+        except GraftError as error:
+            tell(error, call_text(name, map(shown, args[own:]), kwargs), signature.parameters)
+            raise
 
     return checked
 

@@ -10,14 +10,16 @@ import attrs
 import torch
 from torch import nn
 
+from torchgraft.calls import tell
 from torchgraft.errors import GraftError, OptionError, TargetError
 from torchgraft.explanation import Explanation, compared
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.history import History, history_of, set_history
+from torchgraft.graph.level import check_followed
 from torchgraft.graph.outline import outline_of
 from torchgraft.graph.probe import Example
-from torchgraft.text import call, kind, literal, spelled
+from torchgraft.text import call, kind, literal, shown, spelled
 
 
 @attrs.frozen(repr=False)
@@ -57,7 +59,7 @@ class Transform:
             >>> print(swap_head(3).explain(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))))
             Sequential: 43 parameters, 43 trainable in 4 tensors
               step 1     swap_head(3)
-              opened     the root
+              runs       the root Python
               reshaped   1.weight 2 5 -> 3 5, 1.bias 2 -> 3
               shape      1 n 2 -> n 3
         """
@@ -99,6 +101,7 @@ class Compose(Transform):
         return f"compose({', '.join(map(repr, self.parts))})"
 
 
+@spelled
 def compose(*transforms: Transform) -> Transform:
     """Join transforms into one that applies them from left to right.
 
@@ -124,7 +127,7 @@ def identity() -> Transform:
     """Return the transform that changes nothing.
 
     Returns:
-        The transform; its result is a traced clone.
+        The transform; its result is a clone.
 
     Example:
         >>> identity()
@@ -150,8 +153,10 @@ def pipe(
         seed: seed for new parameters; the global generator is then left where it was.
 
     Returns:
-        A ``torch.fx.GraphModule``; a clone of the model's class only where torch.fx cannot
-        follow its forward and no edit is inside it.
+        A ``torch.fx.GraphModule`` that is also of the class of the model. A forward that no step
+        edited runs as it stands, with all that Python decides in it; its ``graph`` is traced when
+        somebody reads it. An edited one runs its graph, and is followed again for every new way
+        of calling it. A model that uses a name which a GraphModule needs keeps its class alone.
 
     Raises:
         ModelError: the model is a wrapper or no module.
@@ -165,7 +170,7 @@ def pipe(
         Linear(in_features=512, out_features=10, bias=True)
     """
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise OptionError("a seed is an integer", found=f"seed={literal(seed)}", write="seed=0")
+        raise OptionError("a seed is an integer", found=f"seed={shown(seed)}", write="seed=0")
     with seeded(seed):
         return _made(model, transforms, example)
 
@@ -220,7 +225,9 @@ def _made(
 
 @spelled
 def trace(model: nn.Module, *, example: Example | None = None) -> nn.Module:
-    """Return a clone of a model whose forward is a graph that can be read and edited.
+    """Return a clone of a model whose forward can be read as a graph, and edited by hand.
+
+    The forward of the class is run until ``recompile()`` is called or ``graph`` is set.
 
     Args:
         model: any module that is not a wrapper.
@@ -246,6 +253,7 @@ def trace(model: nn.Module, *, example: Example | None = None) -> nn.Module:
     unfollowed = history_of(result).unfollowed_error
     if unfollowed is not None:
         raise unfollowed
+    check_followed(result)
     return result
 
 
@@ -254,20 +262,23 @@ def _checked(transforms: tuple[object, ...]) -> tuple[Transform, ...]:
         if not isinstance(item, Transform):
             raise OptionError(
                 "a step of a pipe must be a transform",
-                asked=literal(item),
+                asked=shown(item),
                 found=kind(item),
-                write="wrap(...), swap_head(10), or edit(<function of the draft>, name=...)",
+                write=f"*{shown(item)}" if isinstance(item, (list, tuple)) else "<a transform>",
             )
     return transforms  # type: ignore[return-value]  # all were checked
 
 
 def _explain(error: GraftError, step: Transform, number: int, count: int) -> None:
     """Fill in the call as written, and the same call with the nearest right name."""
+    target = literal(getattr(step, "target", ""))
+    if isinstance(error, TargetError) and error.outside is not None and target != literal(error.wrong):
+        error.swap = (
+            target,
+            f"{f'({target})' if ' ' in target else f'at({target})'} - {literal(error.outside)}",
+        )
+    tell(error, repr(step))
     error.step = number
-    error.asked = error.asked or repr(step)
-    if isinstance(error, TargetError) and error.near and not error.write:
-        wrong, right = literal(error.wrong), literal(error.near[0])
-        error.write = error.asked.replace(wrong, right) if error.wrong else ""
     error.add_note(f"while applying step {number} of {count}: {step!r}")
 
 

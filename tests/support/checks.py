@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import operator
 import pickle
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from fingerprint import changes, fingerprint
@@ -17,8 +19,9 @@ from torch.utils._pytree import tree_map
 
 from torchgraft import at, features, freeze, op, pipe, replace, swap_head, tiers, wrap
 from torchgraft.blocks import se
+from torchgraft.graph.probe import Example, arguments_of
 
-EXAMPLE: list[torch.Tensor | None] = [None]
+EXAMPLE: list[Example | None] = [None]
 """An input for forwards that decide on sizes; set by the sweep where a model needs it."""
 
 
@@ -30,8 +33,10 @@ def flat(output: object) -> list[torch.Tensor]:
     """List the tensors of an output."""
     if isinstance(output, torch.Tensor):
         return [output]
-    if isinstance(output, dict):
+    if isinstance(output, Mapping):
         return [t for value in output.values() for t in flat(value)]
+    if dataclasses.is_dataclass(output):
+        return flat(vars(output))
     if isinstance(output, (list, tuple)):
         return [t for value in output for t in flat(value)]
     return []
@@ -50,12 +55,19 @@ def same(one: object, other: object) -> bool:
     )
 
 
-def run(model: nn.Module, x: torch.Tensor, *, mode: bool) -> object:
+def called(model: nn.Module, x: Example) -> object:
+    """Call a model with an example as ``pipe`` takes it."""
+    args, kwargs = arguments_of(x)
+    return model(*args, **kwargs)
+
+
+def run(model: nn.Module, x: Example, *, mode: bool) -> object:
     """Run a model in a mode from a fixed seed, without gradients."""
     model.train(mode)
     torch.manual_seed(3)
+    random.seed(3)
     with torch.no_grad():
-        return model(x)
+        return called(model, x)
 
 
 def computes_the_same(model: nn.Module, x: torch.Tensor) -> None:
@@ -96,12 +108,12 @@ def is_independent(model: nn.Module, x: torch.Tensor, stage: str) -> None:
     assert not changes(after, fingerprint(result)), "between copies"
 
 
-def step(model: nn.Module, x: torch.Tensor, *, rate: float = 1e-2) -> None:
+def step(model: nn.Module, x: Example, *, rate: float = 1e-2) -> None:
     """Take one optimizer step in training mode."""
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
     torch.manual_seed(4)
-    loss = sum((t.float() ** 2).mean() + t.float().mean() for t in flat(model(x)))
+    loss = sum((t.float() ** 2).mean() + t.float().mean() for t in flat(called(model, x)))
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -216,15 +228,17 @@ def loses_every_relu(model: nn.Module, x: torch.Tensor, stage: str) -> None:
         assert "relu" not in watch.seen, f"training={mode}"
 
 
-def gives_its_maps(model: nn.Module, x: torch.Tensor, stage: str) -> None:
+def gives_its_maps(
+    model: nn.Module, x: Example, stage: str, *, modes: Sequence[bool] = (False, True)
+) -> None:
     """``features`` at every stride gives what hooks at those places see, in both modes; the output stays."""
-    maps = tiers(model, example=x).maps
+    maps = tiers(model, example=EXAMPLE[0]).maps
     names = [str(one.stride) for one in maps]
     result = graft(model, features(strides=[one.stride for one in maps], layout="native"))
     both = graft(model, features(strides=[one.stride for one in maps], layout="native", keep_output=True))
     twin = copy.deepcopy(model)
     seen = watched(twin, maps)
-    for mode in (False, True):
+    for mode in modes:
         seen.clear()
         wanted = run(twin, x, mode=mode)
         expected = [functools.reduce(operator.getitem, one.item, seen[one.path, one.call]) for one in maps]
@@ -257,7 +271,7 @@ def watched(model: nn.Module, maps: Sequence[object]) -> dict[tuple[str, int], o
     return seen
 
 
-def draws(model: nn.Module, x: torch.Tensor) -> bool:
+def draws(model: nn.Module, x: Example) -> bool:
     """Tell whether training draws random numbers."""
     run(copy.deepcopy(model), x, mode=True)
     after = torch.get_rng_state()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -45,18 +47,22 @@ def fingerprint(model: nn.Module, *, values: bool = True) -> dict[str, object]:
                     tuple(map(str, value.values())) if hasattr(value, "values") else str(value)
                 )
             elif isinstance(value, _PLAIN):
-                seen[f"{path}:{name}"] = _text(value)
+                seen[f"{path}:{name}"] = told(value)
     return seen
 
 
-def _text(value: object) -> str:
+def told(value: object) -> str:
+    """Write a value with the bits of its tensors and the kinds of what holds them."""
     if isinstance(value, torch.Tensor):
         return bits(value)
-    if isinstance(value, dict):
-        return str({k: _text(v) for k, v in value.items()})
+    if isinstance(value, (int, float, bool, str, type(None))):
+        return repr(value)
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        return kind + str({k: told(v) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return str([_text(v) for v in value])
-    return repr(value) if isinstance(value, (int, float, bool, str, type(None))) else type(value).__name__
+        return kind + str([told(v) for v in value])
+    return kind + told(vars(value)) if dataclasses.is_dataclass(value) else kind
 
 
 def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:

@@ -28,12 +28,13 @@ def randomise(model: nn.Module, seed: int, shape: tuple[int, ...]) -> nn.Module:
             for name, parameter in module.named_parameters(recurse=False):
                 if id(parameter) not in drawn:
                     drawn.add(id(parameter))
-                    _draw(parameter, name, isinstance(module, DENSE), generator)
+                    draw(parameter, name, isinstance(module, DENSE), generator)
         _calibrate(model, generator, images((16, *shape[1:]), seed=11))
     return model
 
 
-def _draw(parameter: Tensor, name: str, dense: bool, generator: torch.Generator) -> None:
+def draw(parameter: Tensor, name: str, dense: bool, generator: torch.Generator) -> None:
+    """Draw a parameter by what its name and shape say that it is."""
     noise = torch.randn(parameter.shape, generator=generator)
     level = torch.rand(parameter.shape, generator=generator)
     if parameter.ndim > 1 and dense:

@@ -89,7 +89,9 @@ def example(model: nn.Module, *, batch: int = 2) -> torch.Tensor:
     guess = probe(model, None).calls[-1].args[0]
     if sum(p.numel() for p in model.parameters()) > 3e8 or guess.shape[-1] > 512:
         batch = 1  # memory
-    if explain(pipe(model)).guards:  # made for one size
+    made = pipe(model)
+    made.recompile()  # from here on it runs its graph, as one that was edited
+    if explain(made).guards:  # made for one size
         return torch.randn(batch, *guess.shape[1:], generator=torch.Generator().manual_seed(2))
     for candidate in (96, 128, 160, 192):
         try:

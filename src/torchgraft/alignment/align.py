@@ -22,12 +22,13 @@ from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.deep.live import record_live
 from torchgraft.graph.probe import Arguments, Example, arguments_of, guessed
-from torchgraft.text import literal, near
+from torchgraft.text import literal, near, spelled
 
 EVIDENCE = ("behaviour", "structure")
 POLICIES = ("same_function", "same_shape")
 
 
+@spelled
 def align(
     source: nn.Module | Mapping[str, torch.Tensor],
     target: nn.Module,

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.blocks.beside import BESIDE, check_beside, refuse_in_place
+from torchgraft.blocks.beside import BESIDE, Adapting, fitting, refuse_in_place
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Above, Positive
 from torchgraft.spec import TensorSpec
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Adapting):
     """Go through a few units and back, at each place on its own.
 
     Args:
@@ -37,13 +37,13 @@ class Bottleneck(nn.Module):
             zero(layer)
             nn.init.trunc_normal_(layer.weight, std=near, a=-2 * near, b=2 * near)
 
-    def change(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what is added, for ``n c ...`` or ``n ... c``."""
+    def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what is added to ``y``, from ``n c ...`` or ``n ... c``."""
         if self.axis == -1:
             return self.up(F.relu(self.down(x)))  # type: ignore[no-any-return]  # a layer gives a tensor
-        places = x.reshape(x.size(0), x.size(1), -1, 1)
+        places = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # also of an empty batch
         made: torch.Tensor = self.up(F.relu(self.down(places)))
-        return made.reshape(x.size(0), -1, *x.shape[2:])
+        return made.reshape_as(y)
 
 
 class Adapter(Bottleneck):
@@ -51,7 +51,7 @@ class Adapter(Bottleneck):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Change ``n c ...`` or ``n ... c`` at each place on its own."""
-        return x + self.change(x)
+        return x + self.change(x, x) if self.enabled else x
 
 
 class ParallelAdapter(Bottleneck):
@@ -60,11 +60,14 @@ class ParallelAdapter(Bottleneck):
     def __init__(self, taken: int, width: int, given: int, *, axis: int, scale: float) -> None:
         super().__init__(taken, width, given, axis=axis)
         self.scale = scale
+        self.taken = taken
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Change ``y`` by ``x``, at each place on its own."""
-        check_beside(x, y, axis=self.axis, channels=self.down.weight.shape[1])
-        return torch.add(y, self.change(x), alpha=self.scale)
+        if not self.enabled:
+            return y
+        x = fitting(x, y, axis=self.axis, channels=self.taken)
+        return torch.add(y, self.change(x, y), alpha=self.scale)
 
 
 @block(any_axis=True)

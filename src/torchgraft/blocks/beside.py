@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from torchgraft.blocks.contract import Contract
 from torchgraft.errors import ShapeError, TargetError
@@ -11,6 +13,12 @@ from torchgraft.text import kind, literal
 
 # Not KEEPS_SHAPE: whether the two fit together is found out by running the block on them.
 BESIDE = Contract("keeps the shape; what its target takes has to fit", lambda shape, options: shape)
+
+
+class Adapting(nn.Module):
+    """What adapts a model, and can be switched off."""
+
+    enabled = True
 
 
 def refuse_in_place(site: TensorSpec, name: str) -> None:
@@ -27,8 +35,8 @@ def refuse_in_place(site: TensorSpec, name: str) -> None:
         )
 
 
-def check_beside(x: torch.Tensor, y: torch.Tensor, *, axis: int = -1, channels: int | None = None) -> None:
-    """Check that what a target took fits beside what it gave; arithmetic would stretch it.
+def fitting(x: torch.Tensor, y: torch.Tensor, *, axis: int = -1, channels: int | None = None) -> torch.Tensor:
+    """Return what a target took if it fits beside what it gave; arithmetic would stretch it.
 
     Args:
         x: what it took.
@@ -39,7 +47,11 @@ def check_beside(x: torch.Tensor, y: torch.Tensor, *, axis: int = -1, channels: 
     Raises:
         ShapeError: the places differ, or the channels.
     """
+    if has_torch_function((x, y)):  # as torch's own functions do: one step to what traces it
+        traced: torch.Tensor = handle_torch_function(fitting, (x, y), x, y, axis=axis, channels=channels)
+        return traced
     wanted = list(y.shape)
     wanted[axis] = channels or wanted[axis]
     if list(x.shape) != wanted:
         raise ShapeError(f"{shape_text(x)} goes in and {shape_text(y)} comes out")
+    return x

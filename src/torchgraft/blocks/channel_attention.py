@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed, zero
 from torchgraft.blocks.options import Positive
 from torchgraft.spec import TensorSpec
 
@@ -34,7 +34,7 @@ class ChannelAttention(nn.Module):
         places = x.unsqueeze(-1).flatten(2).unsqueeze(3)  # n c places 1, a vector being one place
         mean, peak = places.mean(2, keepdim=True), places.amax(2, keepdim=True)
         logits = self.fc2(F.relu(self.fc1(mean))) + self.fc2(F.relu(self.fc1(peak)))
-        return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return x * spread(gate(logits, neutral=self.neutral), x)
 
 
 @block()

@@ -17,7 +17,7 @@ from torchgraft.blocks.block import Block
 from torchgraft.blocks.contract import KEEPS_SHAPE, Contract, Shape
 from torchgraft.blocks.options import check_options, rules_of
 from torchgraft.blocks.registry import register_block
-from torchgraft.errors import LayoutError
+from torchgraft.errors import GraftError, LayoutError, OptionError
 from torchgraft.spec import TensorSpec
 from torchgraft.text import literal, spelled
 
@@ -37,6 +37,7 @@ class Kind:
         places_with: an option with which it needs them.
         beside: it is called with the input of its target, then its output.
         any_axis: it looks at ``site.axis`` itself; otherwise it works on axis 1.
+        on_weight: it can be put on the weight of a layer that is not called.
     """
 
     builder: Callable[..., nn.Module]
@@ -46,6 +47,7 @@ class Kind:
     places_with: str
     beside: bool
     any_axis: bool
+    on_weight: bool
 
     @property
     def name(self) -> str:
@@ -118,6 +120,7 @@ class Described(Block):
 
         Raises:
             LayoutError: the value there has no places, and the block is about places.
+            OptionError: its builder fails with these options.
         """
         fits = site.rank == 4 if self.kind.maps else site.rank != 2 or not self._needs_places
         if not fits:
@@ -127,11 +130,20 @@ class Described(Block):
                 else f"{self!r} works on places, and this value has none",
                 asked=repr(self),
                 found=repr(site),
-                write="a target that gives a map: n c h w or n h w c; se() and eca() take any layout",
+                write="se()",
             )
-        with torch.device(site.device):
-            made = self.kind.builder(site, **dict(self.options))
-        return made.to(site.dtype)
+        try:
+            with torch.device(site.device):
+                return self.kind.builder(site, **dict(self.options)).to(site.dtype)
+        except GraftError:
+            raise
+        except Exception as error:
+            raise OptionError(
+                f"{self.kind.name} cannot be built with these options",
+                asked=repr(self),
+                found=f"{type(error).__name__}: {error} for {site!r}",
+                write=f"{self.kind.name}()",
+            ) from error
 
     def label(self) -> str:
         """Return the name the module gets."""
@@ -149,6 +161,7 @@ def block(
     places_with: str = "",
     beside: bool = False,
     any_axis: bool = False,
+    on_weight: bool = False,
 ) -> Callable[[Builder[P]], Callable[P, Block]]:
     """Make a factory of blocks from a builder, and register it under the builder's name.
 
@@ -163,6 +176,8 @@ def block(
         beside: its forward takes the input of the target, then its output.
         any_axis: the builder looks at ``site.axis``; otherwise the module works on axis 1,
             and values with the channels last are turned for it.
+        on_weight: the builder looks at ``site.weight``: where a layer is not called, its module is
+            called with the weight.
 
     Returns:
         The decorator.
@@ -177,7 +192,7 @@ def block(
     """
 
     def decorate(builder: Builder[P]) -> Callable[P, Block]:
-        kind = Kind(builder, contract, maps, places, places_with, beside, any_axis)
+        kind = Kind(builder, contract, maps, places, places_with, beside, any_axis, on_weight)
         rules = rules_of(builder)
         defaults = {n: p.default for n, p in kind.signature.parameters.items() if p.default is not p.empty}
 

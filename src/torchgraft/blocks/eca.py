@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, zero
+from torchgraft.blocks.gate import gate, spread, zero
 from torchgraft.blocks.options import Odd
 from torchgraft.spec import TensorSpec
 
@@ -32,7 +32,7 @@ class ECA(nn.Module):
         """Gate ``n c ...`` by channel."""
         pooled = x.unsqueeze(-1).flatten(2).mean(2)  # also of an empty batch
         logits = self.conv(pooled.unsqueeze(1)).squeeze(1)
-        return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return x * spread(gate(logits, neutral=self.neutral), x)
 
 
 def adaptive_kernel(channels: int) -> int:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import zero
+from torchgraft.blocks.gate import spread, zero
 from torchgraft.spec import TensorSpec
 
 
@@ -32,7 +32,7 @@ class ESE(nn.Module):
         logits = self.fc(places.mean(2, keepdim=True))
         # Twice the hard sigmoid, written so that zero gives one without any rounding.
         made = (logits / 3 + 1).clamp(0, 2) if self.neutral else F.hardsigmoid(logits)
-        return x * made.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return x * spread(made, x)
 
 
 @block()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 def gate(logits: torch.Tensor, *, neutral: bool) -> torch.Tensor:
@@ -21,6 +22,14 @@ def gate(logits: torch.Tensor, *, neutral: bool) -> torch.Tensor:
         The gate, of the same shape.
     """
     return torch.sigmoid(logits) * 2 if neutral else torch.sigmoid(logits)
+
+
+def spread(factors: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Give factors of channels, ``n c`` or with single places, as many axes as a value has: ``n c 1 1``."""
+    if has_torch_function((factors, x)):  # as torch's own functions do: one step to what traces it
+        traced: torch.Tensor = handle_torch_function(spread, (factors, x), factors, x)
+        return traced
+    return factors.reshape(*factors.shape[:2], *(1,) * (x.ndim - 2))
 
 
 def zero(layer: nn.Module) -> None:

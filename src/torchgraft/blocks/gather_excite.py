@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, zero
+from torchgraft.blocks.gate import gate, spread, zero
 from torchgraft.blocks.options import Rule
 from torchgraft.errors import LayoutError
 from torchgraft.spec import TensorSpec
@@ -44,8 +44,7 @@ class GatherGlobally(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` by channel."""
         mean = x.unsqueeze(-1).flatten(2).mean(2, keepdim=True)
-        made = gate(self.conv(mean), neutral=self.neutral)
-        return x * made.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return x * spread(gate(self.conv(mean), neutral=self.neutral), x)
 
 
 class GatherExcite(nn.Module):
@@ -117,6 +116,6 @@ def gather_excite(site: TensorSpec, *, extent: Extent | None = None, neutral: bo
             "gather_excite with an extent works on the places of a map, and this value has none",
             asked=repr(gather_excite(extent=extent, neutral=neutral)),
             found=repr(site),
-            write=f"{gather_excite(neutral=neutral)!r}, which gathers all places of any layout",
+            write=f"{gather_excite(neutral=neutral)!r}",
         )
     return GatherExcite(site.channels, extent, neutral=neutral)

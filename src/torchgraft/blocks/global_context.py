@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed, zero
 from torchgraft.blocks.options import Positive
 from torchgraft.spec import TensorSpec
 
@@ -41,8 +41,7 @@ class GlobalContext(nn.Module):
         places = x.unsqueeze(-1).flatten(2)  # n c places, a vector being one place
         weights = self.score(places.transpose(1, 2)).softmax(1)
         pooled = (places @ weights).squeeze(2)
-        context = self.fc2(F.relu(self.norm(self.fc1(pooled))))
-        context = context.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        context = spread(self.fc2(F.relu(self.norm(self.fc1(pooled)))), x)
         return x * gate(context, neutral=self.neutral) if self.multiply else x + context
 
 

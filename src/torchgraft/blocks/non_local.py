@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import squeezed, zero
 from torchgraft.blocks.options import Positive
-from torchgraft.errors import LayoutError
 from torchgraft.spec import TensorSpec
 
 
@@ -68,11 +67,4 @@ def non_local(site: TensorSpec, *, reduction: Positive = 2, neutral: bool = True
     Source:
         Wang et al., Non-local Neural Networks, arXiv 1711.07971.
     """
-    if site.rank == 2:
-        raise LayoutError(
-            "non_local weighs places against each other, and a vector has none",
-            asked=repr(non_local(reduction=reduction, neutral=neutral)),
-            found=repr(site),
-            write="a target that gives a map or tokens; se() and eca() take vectors too",
-        )
     return NonLocal(site.channels, squeezed(site.channels, reduction), neutral=neutral)

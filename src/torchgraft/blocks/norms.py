@@ -9,7 +9,6 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Positive
-from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, FrozenBatchNorm2d)
@@ -29,6 +28,15 @@ def both_normalise(old: nn.Module, new: nn.Module) -> bool:
     return isinstance(old, _NORMS) and isinstance(new, _NORMS)
 
 
+def exchangeable(old: nn.Module, new: nn.Module) -> bool:
+    """Return True if a normalisation of maps can take the place of another, whatever the input."""
+    maps = isinstance(old, (nn.BatchNorm2d, FrozenBatchNorm2d)) and isinstance(
+        new, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, FrozenBatchNorm2d)
+    )
+    one, other = (getattr(norm, "weight", None) for norm in (old, new))
+    return maps and one is not None and other is not None and one.shape == other.shape
+
+
 def _eps(site: TensorSpec) -> float:
     """Return the eps of the normalisation whose place it is, else the usual one."""
     eps = getattr(site.layer, "eps", None)
@@ -41,13 +49,13 @@ def group_norm(site: TensorSpec, groups: Positive = 32) -> nn.Module:
 
     Args:
         site: the place.
-        groups: number of groups, which divides the channels.
+        groups: number of groups at most; there are as many as divide the channels.
 
     Returns:
         The block.
 
     Raises:
-        OptionError: the number is out of range, or does not divide the channels.
+        OptionError: the number is out of range.
 
     Example:
         >>> group_norm(16)
@@ -56,15 +64,8 @@ def group_norm(site: TensorSpec, groups: Positive = 32) -> nn.Module:
     Source:
         Wu and He, Group Normalization, arXiv 1803.08494.
     """
-    if site.channels % groups:
-        fits = max(g for g in range(1, min(groups, site.channels) + 1) if site.channels % g == 0)
-        raise OptionError(
-            f"{groups} groups do not divide {site.channels} channels",
-            asked=f"group_norm({groups})",
-            found=repr(site),
-            write=f"group_norm({fits})",
-        )
-    return nn.GroupNorm(groups, site.channels, eps=_eps(site))
+    fits = next(g for g in range(min(groups, site.channels), 0, -1) if site.channels % g == 0)
+    return nn.GroupNorm(fits, site.channels, eps=_eps(site))
 
 
 @block(maps=True)

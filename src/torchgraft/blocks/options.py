@@ -92,7 +92,13 @@ Parts = Annotated[
     ),
 ]
 """Some of the equal parts, ``fused`` of them, that a layer's output consists of."""
-_FLAG = Rule("True or False", lambda v: isinstance(v, bool), bool)
+_PLAIN = (
+    (bool, Rule("True or False", lambda v: isinstance(v, bool), bool)),
+    (int, Rule("an integer", _whole)),
+    (float, Rule("a number", _number)),
+    (str, Rule("a text", lambda v: isinstance(v, str))),
+    (type(None), Rule("None", lambda v: v is None)),
+)
 
 
 def rules_of(function: Callable[..., object]) -> dict[str, tuple[Rule, ...]]:
@@ -132,7 +138,7 @@ def check_options(
             f"{name} must be {' or '.join(rule.says for rule in held)}",
             asked=write(options),
             found=", ".join(f"{key}={literal(options[key])}" for key in {name: value, **changes}),
-            write=write({**options, **changes}) if changes else "",
+            write=write({**options, **changes}) if changes else f"{name}=<{held[0].says}>",
         )
 
 
@@ -141,11 +147,10 @@ def _rules(hint: object) -> list[Rule]:
     if origin is Annotated:
         return [item for item in typing.get_args(hint) if isinstance(item, Rule)]
     if origin in (typing.Union, types.UnionType):
-        return [rule for part in typing.get_args(hint) for rule in _rules(part)]
+        parts = [_rules(part) for part in typing.get_args(hint)]
+        return [rule for part in parts for rule in part] if all(parts) else []
     if origin is Literal:
         words = [word for word in typing.get_args(hint) if isinstance(word, str)]
         choice = " or ".join(map(literal, words))
         return [Rule(choice, lambda v: v in words, lambda v: (near(str(v), words) or (None,))[0])]
-    if hint is type(None):
-        return [Rule("None", lambda v: v is None)]
-    return [_FLAG] if hint is bool else []
+    return [rule for kind, rule in _PLAIN if hint is kind]

@@ -17,7 +17,7 @@ from torchgraft.blocks.registry import find_block
 from torchgraft.errors import OptionError
 from torchgraft.graph.clone import clone
 from torchgraft.spec import TensorSpec
-from torchgraft.text import class_name, function_name, kind, literal
+from torchgraft.text import class_name, function_name, kind, literal, shown
 
 BlockLike = Block | str | nn.Module | type[nn.Module] | Callable[..., Block] | Callable[[int], nn.Module]
 
@@ -46,7 +46,9 @@ class Ready(Block):
         return snake(type(self.module).__name__)
 
     def __repr__(self) -> str:
-        return re.sub(r"\s+", " ", repr(self.module))
+        said = re.sub(r"\s+", " ", repr(self.module))
+        home = "nn." * type(self.module).__module__.startswith("torch.nn.modules")
+        return literal(self.module) if len(said) > 300 else home + said
 
 
 @attrs.frozen(repr=False)
@@ -120,13 +122,13 @@ class OfOld(Block):
             or (p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         ]
         given = self.function if len(needed) < 2 else functools.partial(_swapped, self.function, site)
-        new = made_by(given, old, "replace(target, lambda old: ...)")
+        new = made_by(given, old, "lambda old: <a module>")
         if not isinstance(new, nn.Module):
             raise OptionError(
                 "the function given to replace did not return a module",
                 asked=function_name(self.function),
                 found=kind(new),
-                write="replace(target, lambda old: nn.Identity())",
+                write="lambda old: <a module>",
             )
         return new
 
@@ -157,12 +159,13 @@ class Named(Block):
         return literal(self.registered)
 
 
-def parse_block(value: object) -> Block:
+def parse_block(value: object, given: str = "channels") -> Block:
     """Turn what users write into a block.
 
     Args:
         value: the name of a block, a block, its factory, a module, a module class, or a
             function from a channel count to a module.
+        given: what functions get, for the error.
 
     Returns:
         The block.
@@ -179,7 +182,7 @@ def parse_block(value: object) -> Block:
         if any(isinstance(p, nn.UninitializedParameter) for p in value.parameters()):
             raise OptionError(
                 "a lazy module cannot be put in before it knows its shape",
-                asked=literal(value),
+                asked=shown(value),
                 found="a parameter without a shape",
                 write="lambda channels: <the module for that many channels>",
             )
@@ -194,9 +197,9 @@ def parse_block(value: object) -> Block:
     raise OptionError(
         "a block is a description such as se(), a module, a module class with at most one required "
         "argument, or a function from a channel count to a module",
-        asked=literal(value),
+        asked=shown(value),
         found=f"{type(value).__name__}{_needs(value)}",
-        write=_suggestion(value),
+        write=_suggestion(value, given),
     )
 
 
@@ -211,6 +214,7 @@ def made_by(function: Callable[..., object], value: object, write: str) -> objec
     except Exception as error:
         raise OptionError(
             f"{function_name(function)} fails on {literal(value)}",
+            asked=function_name(function),
             found=f"{type(error).__name__}: {error}",
             write=write,
         ) from error
@@ -220,16 +224,20 @@ def _swapped(function: Callable[..., object], site: object, old: object) -> obje
     return function(old, site)
 
 
-def _suggestion(value: object) -> str:
+def _suggestion(value: object, given: str) -> str:
     """Write a block that is near to what was given."""
     if isinstance(value, type) and issubclass(value, nn.GroupNorm):
-        return "lambda channels: nn.GroupNorm(32, channels)"
+        return '"group_norm"'
     if isinstance(value, type) and issubclass(value, nn.Module):
-        name = class_name(value)
-        return f"lambda channels: {name}({', '.join(['channels'] * min(2, len(_required(value))))}, ...)"
+        needed = _required(value)
+        words = ["channels"] * min(2, len(needed)) + ["1"] * (len(needed) - 2)
+        if given == "old":
+            more = [name for name in ("stride", "padding") if name in inspect.signature(value).parameters]
+            words = [f"old.{name}" for name in needed] + [f"{name}=old.{name}" for name in more]
+        return f"lambda {given}: {class_name(value)}({', '.join(words)})"
     if isinstance(value, int):
-        return "lambda channels: nn.Linear(channels, channels)"
-    return "se"
+        return "nn.Linear(<features>, <classes>)"
+    return "<block>"
 
 
 def snake(name: str) -> str:

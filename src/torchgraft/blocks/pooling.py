@@ -7,6 +7,7 @@ from torch import nn
 
 from torchgraft.blocks.contract import POOLS
 from torchgraft.blocks.described import block
+from torchgraft.blocks.gate import spread
 from torchgraft.blocks.options import Above
 from torchgraft.spec import TensorSpec
 
@@ -31,7 +32,7 @@ class GeM(nn.Module):
         p = self.p + wide
         places = (x.flatten(2) + wide).clamp(min=self.eps)
         pooled = places.pow(p).mean(2).pow(1 / p).type_as(x)
-        return pooled.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return spread(pooled, x)
 
     def extra_repr(self) -> str:
         """Write the option."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
+
+from torch import nn
 
 from torchgraft.blocks.block import Block
 from torchgraft.errors import OptionError
@@ -12,6 +15,7 @@ from torchgraft.text import literal, near
 T = TypeVar("T")
 
 _TABLE: dict[str, object] = {}
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def names() -> tuple[str, ...]:
@@ -71,15 +75,28 @@ def find_block(name: str) -> object:
         OptionError: nothing is.
     """
     if name not in _TABLE:
-        close = near(name, _TABLE)
+        called, bracket, _ = name.partition("(")
+        plain = called.removeprefix("nn.").replace("_", "").lower()
+        layers = [
+            f"nn.{key}" for key, one in vars(nn).items() if isinstance(one, type) and key.lower() == plain
+        ]
+        close = (called,) if called in _TABLE else layers or near(_CAPITAL.sub("_", called).lower(), _TABLE)
+        write = [one if one in layers else literal(one) for one in close]
+        if bracket and called in _TABLE:  # quoted with its options
+            write = [name if factory(called) else with_options(called)]
         raise OptionError(
             f"no block is named {literal(name)}",
             asked=literal(name),
             found=f"{len(_TABLE)} names, see torchgraft.blocks.names()",
             near=close,
-            write=literal(close[0]) if close else 'register_block("...")',
+            write=write[0] if write else "<block>",
         )
     return _TABLE[name]
+
+
+def with_options(name: str) -> str:
+    """Write how what is registered without options gets them."""
+    return f"@block() on def {name}(site, *, <options>), in the place of @register_block({literal(name)})"
 
 
 def factory(name: str) -> Callable[..., Block] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from torchgraft.blocks.beside import BESIDE, check_beside, refuse_in_place
+from torchgraft.blocks.beside import BESIDE, fitting, refuse_in_place
 from torchgraft.blocks.described import block
+from torchgraft.blocks.gate import spread
 from torchgraft.blocks.options import Start
 from torchgraft.spec import TensorSpec
 
@@ -28,7 +29,7 @@ class LayerScale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale ``n c ...`` or ``n ... c`` by channel."""
         gamma = self.gamma.to(x.dtype)  # under autocast the value keeps its own
-        return x * (gamma if self.axis == -1 else gamma.reshape(-1, *(1,) * (x.ndim - 2)))
+        return x * (gamma if self.axis == -1 else spread(gamma.unsqueeze(0), x))
 
 
 class ResidualGate(nn.Module):
@@ -40,8 +41,7 @@ class ResidualGate(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mix two values of one shape."""
-        check_beside(x, y)
-        return y + self.share.to(y.dtype) * (x.to(y.dtype) - y)
+        return y + self.share.to(y.dtype) * (fitting(x, y).to(y.dtype) - y)
 
 
 @block(any_axis=True)

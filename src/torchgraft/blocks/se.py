@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed, zero
 from torchgraft.blocks.options import Positive
 from torchgraft.spec import TensorSpec
 
@@ -33,7 +33,7 @@ class SE(nn.Module):
         """Gate ``n c ...`` by channel."""
         places = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # also of an empty batch
         logits = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(places, 1))))
-        return x * gate(logits, neutral=self.neutral).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return x * spread(gate(logits, neutral=self.neutral), x)
 
 
 @block()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Positive
-from torchgraft.errors import LayoutError, OptionError
+from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
 
 
@@ -76,13 +76,6 @@ def self_attention(site: TensorSpec, *, heads: Positive | None = None, neutral: 
         Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv 2010.11929.
     """
     channels = site.channels
-    if site.rank == 2:
-        raise LayoutError(
-            "self_attention weighs places against each other, and a vector has none",
-            asked=repr(self_attention(heads=heads, neutral=neutral)),
-            found=repr(site),
-            write="a target that gives a map or tokens; se() and eca() take vectors too",
-        )
     if heads is not None and channels % heads:
         divisors = (n for n in range(1, channels + 1) if channels % n == 0)
         right = min(divisors, key=lambda n: (abs(n - heads), n))

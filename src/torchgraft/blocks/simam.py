@@ -7,7 +7,6 @@ from torch import nn
 
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Above
-from torchgraft.errors import LayoutError
 from torchgraft.spec import TensorSpec
 
 
@@ -38,7 +37,7 @@ class SimAM(nn.Module):
 
 
 @block(places=True)
-def simam(site: TensorSpec, *, penalty: Above = 1e-4, neutral: bool = True) -> nn.Module:
+def simam(site: TensorSpec, *, penalty: Above = 1e-4, neutral: bool = True) -> nn.Module:  # noqa: ARG001 - it has no weights of channels
     """Describe SimAM: gate each value by how far it stands out in its channel.
 
     Works on maps and tokens, channels first or last; adds one weight if ``neutral``, else none.
@@ -65,11 +64,4 @@ def simam(site: TensorSpec, *, penalty: Above = 1e-4, neutral: bool = True) -> n
         Yang et al., SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural
         Networks, ICML 2021.
     """
-    if site.rank == 2:
-        raise LayoutError(
-            "simam compares the places of a channel, and a vector has none",
-            asked=repr(simam(penalty=penalty, neutral=neutral)),
-            found=repr(site),
-            write="a target that gives a map or tokens; se() and eca() take vectors too",
-        )
     return SimAM(penalty, neutral=neutral)

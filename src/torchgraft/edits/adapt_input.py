@@ -8,10 +8,10 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.errors import AnalysisError, OptionError, ShapeError, TargetError
+from torchgraft.errors import AnalysisError, ShapeError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.entry.search import Entry, Input, find_inputs, refound, take_channels
-from torchgraft.text import literal, near, spelled
+from torchgraft.text import literal, spelled, wrong
 from torchgraft.transform import Transform
 
 _SOURCES = ("mean", "repeat", "sum", "random")
@@ -116,23 +116,10 @@ def adapt_input(channels: int, *, source: str = "mean") -> AdaptInput:
         >>> torch.allclose(five(grey.expand(1, 5, 64, 64)), model(grey.expand(1, 3, 64, 64)), atol=1e-5)
         True
     """
-    asked = f"adapt_input({literal(channels)}, source={literal(source)})"
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise OptionError(
-            "the number of channels must be positive",
-            asked=asked,
-            found=literal(channels),
-            write="adapt_input(4)",
-        )
+        raise wrong("the number of channels must be positive", channels, "4")
     if source not in _SOURCES:
-        close = near(source, _SOURCES) if isinstance(source, str) else ()
-        raise OptionError(
-            "this source of weights is unknown",
-            asked=asked,
-            found=f"known are {', '.join(_SOURCES)}",
-            near=close,
-            write=f"adapt_input({channels}, source={literal(close[0] if close else 'mean')})",
-        )
+        raise wrong(f"source is {' or '.join(map(literal, _SOURCES))}", source, name="source", known=_SOURCES)
     return AdaptInput(channels, source=source)
 
 

@@ -9,7 +9,7 @@ import attrs
 from torchgraft.errors import OptionError, TargetError
 from torchgraft.graph.density.rules import densify, strides_of
 from torchgraft.graph.draft import Draft
-from torchgraft.text import literal, spelled
+from torchgraft.text import spelled, wrong
 from torchgraft.transform import Transform
 
 
@@ -83,10 +83,5 @@ def dilate(output_stride: int) -> Dilate:
         Rethinking Atrous Convolution for Semantic Image Segmentation, arXiv 1706.05587.
     """
     if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride < 1:
-        raise OptionError(
-            "an output stride is a positive integer",
-            asked=f"dilate({literal(output_stride)})",
-            found=literal(output_stride),
-            write="dilate(8)",
-        )
+        raise wrong("an output stride is a positive integer", output_stride, "8")
     return Dilate(output_stride)

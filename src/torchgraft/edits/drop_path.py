@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from torchgraft.errors import OptionError, TargetError
+from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
+from torchgraft.graph.edges import insert_child
 from torchgraft.graph.residual import Branch, residual_units
-from torchgraft.text import literal, plural, spelled
+from torchgraft.text import literal, plural, spelled, wrong
 from torchgraft.transform import Transform
 
 
@@ -76,12 +77,7 @@ def drop_path(rate: float) -> DropPath:
         Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise OptionError(
-            "the rate is a probability below 1",
-            asked=f"drop_path({literal(rate)})",
-            found=literal(rate),
-            write="drop_path(0.1)",
-        )
+        raise wrong("the rate is a probability below 1", rate, "0.1")
     return DropPath(float(rate))
 
 
@@ -122,15 +118,14 @@ def _drops_samples(module: nn.Module, name: str) -> bool:
 
 
 def _place(draft: Draft, branch: Branch, rate: float) -> None:
-    level = draft.open(branch.owner)
+    level = draft.get(branch.owner)
     name = draft.fresh(branch.owner, "drop_path")
     end = branch.edges[0].value
     while end.op not in ("call_module", "placeholder"):  # the last module of the branch
         end = end.prev
     beside = str(end.target).partition(".")[0]
     draft.place(branch.owner, name, StochasticDepth(rate, "row").train(level.training), beside=beside)
-    for edge in branch.edges:
-        edge.insert(name, channels_last=False)
+    insert_child(draft, list(branch.edges), name)
 
 
 def _no_branch(draft: Draft, rate: float) -> TargetError:

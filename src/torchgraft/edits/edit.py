@@ -55,9 +55,6 @@ def edit(function: Callable[[Draft], None], *, name: str) -> Edit:
         >>> model = pipe(nn.Sequential(nn.Linear(2, 2)), edit(halve, name="halve"))
     """
     if not callable(function) or not name or not isinstance(name, str):
-        raise OptionError(
-            "edit takes a function of the draft and a name",
-            asked=f"edit({literal(function)}, name={literal(name)})",
-            write='edit(lambda draft: ..., name="what it does")',
-        )
+        right = 'edit(lambda draft: ..., name="what it does")'
+        raise OptionError("edit takes a function of the draft and a name", write=right)
     return Edit(function, name=name)

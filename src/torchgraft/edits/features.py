@@ -8,11 +8,10 @@ from typing import ClassVar, Literal
 import attrs
 
 from torchgraft.edits.tapping import Choice, check_distinct, choice, turns_of
-from torchgraft.errors import OptionError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.taps.carrying import carry
 from torchgraft.select import Target
-from torchgraft.text import check_flags, literal, near, spelled
+from torchgraft.text import check_flags, literal, spelled, wrong
 from torchgraft.transform import Transform
 
 _LAYOUTS = ("NCHW", "native")
@@ -86,22 +85,11 @@ def features(
     listed = tuple(names) if isinstance(names, (tuple, list)) else names
     made = Features(choice(targets, strides, stages, blocks), listed, layout, keep_output)  # type: ignore[arg-type]  # checked below
     if layout not in _LAYOUTS:
-        close = near(str(layout).upper(), _LAYOUTS) or ("native",)
-        raise OptionError(
-            'a layout is "NCHW" or "native"',
-            asked=repr(made),
-            found=f"layout={literal(layout)}",
-            near=close,
-            write=repr(attrs.evolve(made, layout=close[0])),
-        )
-    check_flags(made, keep_output=keep_output)
+        raise wrong('a layout is "NCHW" or "native"', layout, name="layout", known=_LAYOUTS)
+    check_flags(keep_output=keep_output)
     if listed is not None:
         if not isinstance(listed, tuple) or not all(isinstance(name, str) and name for name in listed):
-            raise OptionError(
-                "names are a tuple of names, one for each map",
-                asked=repr(made),
-                found=f"names={literal(names)}",
-                write='names=("low", "high")',
-            )
+            right = '("low", "high")'
+            raise wrong("names are a tuple of names, one for each map", names, right, name="names")
         check_distinct(listed)
     return made

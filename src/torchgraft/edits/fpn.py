@@ -11,12 +11,12 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from torchgraft.edits.tapping import Choice, Found, choice, turns_of
-from torchgraft.errors import NameClashError, OptionError
+from torchgraft.errors import NameClashError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
 from torchgraft.graph.taps.carrying import carry, feed
 from torchgraft.select import Target
-from torchgraft.text import literal, near, spelled
+from torchgraft.text import literal, spelled, wrong
 from torchgraft.transform import Transform
 
 _NAME = "fpn"
@@ -112,28 +112,15 @@ def fpn(
         Lin et al., Feature Pyramid Networks for Object Detection, arXiv 1612.03144.
     """
     if isinstance(out_channels, bool) or not isinstance(out_channels, int) or out_channels < 1:
-        raise OptionError(
-            "the number of channels is a positive integer",
-            found=f"out_channels={literal(out_channels)}",
-            write="fpn(256)",
-        )
+        raise wrong("the number of channels is a positive integer", out_channels, "256")
     if targets is not None and (not isinstance(targets, (tuple, list)) or not targets):
-        raise OptionError(
-            "targets are a tuple",
-            found=f"targets={literal(targets)}",
-            write=f"targets=({literal(targets)},)" if targets else 'targets=("layer3", "layer4")',
-        )
+        right = f"({literal(targets)},)" if targets else '("layer3", "layer4")'
+        raise wrong("targets are a tuple", targets, right, name="targets")
     given = tuple(strides) if isinstance(strides, (tuple, list)) else strides
     other = stages is not None or targets is not None
     made = choice(targets or (), None if other and given == _STRIDES else given, stages, None)
     if extra is not None and extra not in _EXTRAS:
-        close = near(str(extra).lower(), _EXTRAS) or ("pool",)
-        raise OptionError(
-            'extra is "pool" or "p6p7"',
-            found=f"extra={literal(extra)}",
-            near=close,
-            write=f"extra={literal(close[0])}",
-        )
+        raise wrong('extra is "pool" or "p6p7"', extra, name="extra", known=_EXTRAS)
     return Fpn(out_channels, made, extra)
 
 

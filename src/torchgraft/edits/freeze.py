@@ -12,10 +12,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
-from torchgraft.select import Selector, Target, parse
-from torchgraft.text import check_flags, spelled
+from torchgraft.select import Selector, Site, Target, parse
+from torchgraft.text import check_flags, literal, spelled
 from torchgraft.transform import Transform
 
+_BODIES = frozenset(("backbone", "encoder", "features", "body", "trunk"))
+_EVERYTHING = parse("**")
 WANTED = "_torchgraft_mode_when_thawed"
 
 
@@ -41,7 +43,7 @@ class Unfreeze(Transform):
     """Let the parameters of the targets train again, and their statistics move."""
 
     name: ClassVar[str] = "unfreeze"
-    target: Selector
+    target: Selector = _EVERYTHING
 
     def _edit(self, draft: Draft) -> None:
         for parameters, modules in _sites(self.target, draft):
@@ -75,17 +77,16 @@ def freeze(target: Target, *, norm_stats: bool = True) -> Freeze:
         >>> freeze("layer1", norm_stats=False)
         freeze("layer1", norm_stats=False)
     """
-    made = Freeze(parse(target), norm_stats=norm_stats)
-    check_flags(made, norm_stats=norm_stats)
-    return made
+    check_flags(norm_stats=norm_stats)
+    return Freeze(parse(target), norm_stats=norm_stats)
 
 
 @spelled
-def unfreeze(target: Target) -> Unfreeze:
+def unfreeze(target: Target = "**") -> Unfreeze:
     """Let the parameters of a target train again, and its running statistics move.
 
     Args:
-        target: path, glob, module class, or a selector of modules.
+        target: path, glob, module class, or a selector of modules; without one, everything.
 
     Returns:
         The transform.
@@ -96,6 +97,8 @@ def unfreeze(target: Target) -> Unfreeze:
     Example:
         >>> freeze("*") >> unfreeze("fc")
         compose(freeze("*"), unfreeze("fc"))
+        >>> unfreeze() == unfreeze("**")
+        True
     """
     return Unfreeze(parse(target))
 
@@ -112,7 +115,7 @@ def keeps_statistics(module: nn.Module) -> bool:
 
 def _sites(target: Selector, draft: Draft) -> Iterator[tuple[list[nn.Parameter], list[nn.Module]]]:
     """Yield, for each site, its parameters and the modules of which the statistics are meant."""
-    for site in target.find(draft, own=True):
+    for site in _found(target, draft):
         if not site.is_module:
             raise TargetError(
                 f"{site.path!r} is an operation, which has no parameters",
@@ -122,6 +125,17 @@ def _sites(target: Selector, draft: Draft) -> Iterator[tuple[list[nn.Parameter],
         module = draft.get(site.path)
         own = [p for p in module._parameters.values() if p is not None]
         yield (own, [module]) if site.own else (list(module.parameters()), list(module.modules()))
+
+
+def _found(target: Selector, draft: Draft) -> list[Site]:
+    """Return the sites; all but the head is meant by names of bodies that a model does not have."""
+    try:
+        return target.find(draft, own=True)
+    except TargetError as error:
+        if error.wrong in _BODIES and not error.swap[0]:
+            ends = [name for name in error.near if name.endswith(f".{error.wrong}")]
+            error.swap = (literal(error.wrong), literal(ends[0]) if ends else "~head")
+        raise
 
 
 def _hold(module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -10,15 +10,25 @@ from torch import nn
 
 from torchgraft.blocks.block import Block
 from torchgraft.blocks.parse import parse_block
-from torchgraft.errors import OptionError, ShapeError
-from torchgraft.graph.behind import check_behind
+from torchgraft.blocks.registry import names
+from torchgraft.edits.tapping import choice, turns_of
+from torchgraft.errors import AnalysisError, HeadError, OptionError, ShapeError
+from torchgraft.graph.detectors import heads_of_detector
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import around, before, relative
-from torchgraft.graph.heads import Head, NoHead, find_heads
+from torchgraft.graph.edges import around, before, insert_child, relative
+from torchgraft.graph.heads import COUNTS, Head, NoHead, find_heads
 from torchgraft.graph.run import run_on_meta
+from torchgraft.graph.taps.carrying import carry, return_only
 from torchgraft.spec import TensorSpec
-from torchgraft.text import literal, spelled
+from torchgraft.text import check_flags, spelled, wrong
 from torchgraft.transform import Transform
+
+
+def _heads(draft: Draft) -> list[Head]:
+    try:
+        return find_heads(draft)
+    except AnalysisError as error:
+        return heads_of_detector(draft, error)
 
 
 @attrs.frozen(repr=False)
@@ -30,16 +40,21 @@ class SwapHead(Transform):
     dropout: float = attrs.field(kw_only=True, default=0.0)
 
     def _edit(self, draft: Draft) -> None:
-        for head in find_heads(draft):
-            check_behind(draft, head)
+        heads = _heads(draft)
+        for head in heads:
+            like = _weight(draft, head)
             if isinstance(self.head, int):
-                new = _projection(head, self.head, _weight(draft, head))
+                new = _projection(head, self.head * head.each, like)
                 _count(draft, head, self.head)
             else:
-                new = _built(head, self.head, _weight(draft, head))
+                _check_single(heads)
+                new = _built(head, self.head, like)
             draft.exchange(head.path, new.train(head.module.training))
             if self.dropout:
                 _drop_before(draft, head.path, self.dropout)
+        if isinstance(self.head, int):
+            _check_count(draft, heads, self.head)
+        draft.changed()
 
 
 @attrs.frozen(repr=False)
@@ -47,13 +62,23 @@ class DropHead(Transform):
     """Exchange every head for nothing, so that the model returns what the heads took."""
 
     name: ClassVar[str] = "drop_head"
+    pooled: bool = attrs.field(kw_only=True, default=True)
 
     def _edit(self, draft: Draft) -> None:
-        for head in find_heads(draft):
-            check_behind(draft, head, features=True)
+        if not self.pooled:
+            found = choice((), None, (-1,), None).find(draft, None)
+            carry(draft, [one.tap for one in found], turns_of(draft, found, "NCHW"), keep_output=False)
+            return_only(draft)
+            return
+        heads = _heads(draft)
+        _check_single(heads)
+        for head in heads:
+            _check_features(draft, head, heads)
+        for head in heads:
             _count(draft, head, 0)
             nothing = NoHead(head.width, head.axes, bias=head.bias)
             draft.exchange(head.path, nothing.train(head.module.training))
+        draft.changed()
 
 
 @spelled
@@ -78,38 +103,43 @@ def swap_head(head: int | Block, *, dropout: float = 0.0) -> SwapHead:
         >>> swap_head(10, dropout=0.2)
         swap_head(10, dropout=0.2)
     """
-    asked = f"swap_head({literal(head)}, dropout={dropout!r})"
     if isinstance(head, int):
         if isinstance(head, bool) or head < 1:
             raise OptionError(
-                "the number of classes must be positive", asked=asked, found=f"{head!r}", write="drop_head()"
+                "the number of classes must be positive", found=f"{head!r}", write="drop_head()"
             )
+    elif isinstance(head, str) and head not in names():
+        raise wrong("a head is a number of classes or a block", head, "<classes>")
     else:
         head = parse_block(head)
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise OptionError(
-            "dropout is a probability below 1",
-            asked=asked,
-            found=f"dropout={dropout!r}",
-            write=f"swap_head({literal(head)}, dropout=0.2)",
-        )
+        raise wrong("dropout is a probability below 1", dropout, "0.2", name="dropout")
     return SwapHead(head, dropout=float(dropout))
 
 
 @spelled
-def drop_head() -> DropHead:
+def drop_head(*, pooled: bool = True) -> DropHead:
     """Take the classifier out, so that the model returns the pooled features.
+
+    Args:
+        pooled: ``False`` for the map before them, ``n c h w``, as ``features(stages=(-1,))`` gives it.
 
     Returns:
         The transform.
+
+    Raises:
+        OptionError: ``pooled`` is neither ``True`` nor ``False``.
 
     Example:
         >>> from torchvision.models import resnet18
         >>> import torch
         >>> drop_head()(resnet18())(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 512])
+        >>> drop_head(pooled=False)(resnet18())(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 512, 2, 2])
     """
-    return DropHead()
+    check_flags(pooled=pooled)
+    return DropHead(pooled=pooled)
 
 
 def _weight(draft: Draft, head: Head) -> torch.Tensor:
@@ -124,10 +154,10 @@ def _projection(head: Head, classes: int, like: torch.Tensor) -> nn.Module:
         if head.axes == 2:
             return nn.Linear(head.width, classes, bias=head.bias, dtype=like.dtype)
         kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[head.axes]
-        stride = getattr(head.module, "stride", 1)
-        new = kind(head.width, classes, 1, stride=stride, bias=head.bias, dtype=like.dtype)
-    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    return new.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        kept = {name: getattr(head.module, name) for name in names if hasattr(head.module, name)}
+        new = kind(head.width, classes, **{"kernel_size": 1, **kept}, bias=head.bias, dtype=like.dtype)
+    return new.to(memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last)
 
 
 def _built(head: Head, block: Block, like: torch.Tensor) -> nn.Module:
@@ -144,25 +174,106 @@ def _built(head: Head, block: Block, like: torch.Tensor) -> nn.Module:
     return new
 
 
+def _check_count(draft: Draft, heads: list[Head], classes: int) -> None:
+    """Refuse a forward that has the number of classes written down behind a head.
+
+    Raises:
+        HeadError: it does not run with another number, or gives something of another shape.
+    """
+    held = [(head, place) for head in heads if head.classes != classes for place in head.counts()]
+    if not held:
+        return
+    head, place = held[0]
+    old = draft.runs.deep(fresh=False)
+    before = [old.shapes[value] for value in old.outputs]
+    draft.changed()
+    try:
+        new = draft.runs.deep()
+        after = [new.shapes[value] for value in new.outputs]
+        changed = [
+            _changed(one, other, head.classes, classes) for one, other in zip(before, after, strict=True)
+        ]
+        if any(changed) and None not in changed:
+            return
+        error = None
+    except AnalysisError as failed:
+        error = failed
+    raise HeadError(
+        f"the number of classes is written into the forward behind {head.path!r}",
+        found=f"{place} with {head.classes}",
+        write=f'replace("{place}", <a module without that number>) before',
+    ) from error
+
+
+def _changed(before: torch.Size, after: torch.Size, old: int, new: int) -> bool | None:
+    """Return whether a shape has the new number where the old one was; ``None`` if it differs elsewhere."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=False) if a != b]
+    return bool(pairs) if len(before) == len(after) and all(pair == (old, new) for pair in pairs) else None
+
+
+def _check_single(heads: list[Head]) -> None:
+    """Refuse what only another number of classes can take the place of: scores and boxes of a detector.
+
+    Raises:
+        HeadError: the heads are those of a detector.
+    """
+    if any(head.each > 1 for head in heads):
+        raise HeadError(
+            "the heads of a detector take another number of classes, and nothing else",
+            found=", ".join(head.path for head in heads),
+            write="swap_head(10)",
+        )
+
+
+_TURNS_TO_ODDS = frozenset(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward"))
+
+
+def _check_features(draft: Draft, head: Head, heads: list[Head]) -> None:
+    """Refuse to drop a head where what it took cannot go on in the place of what it gave.
+
+    Raises:
+        HeadError: odds are made of its output, or it meets the output of one of another width.
+    """
+    for path, op in head.behind:
+        if op.name.rstrip("_") in _TURNS_TO_ODDS:
+            name = op.name.strip("_").replace("log_sigmoid_forward", "logsigmoid")
+            layer = path and not draft.get(path)._modules
+            target = f'"{path}"' if layer else f'op("{name}").last'
+            raise HeadError(
+                f"what is behind the head {head.path!r} would make odds of features",
+                found=f"{name} on the way to the output",
+                write=f"pipe(model, remove({target}), drop_head())",
+            )
+    for other in heads:
+        if other.width != head.width and head.meets(other):
+            raise HeadError(
+                f"what the heads {head.path!r} and {other.path!r} give is put together, and what they take "
+                "does not fit",
+                found=f"{head.width} and {other.width} features",
+                write="features(strides=(16,)), for the maps before the heads",
+            )
+
+
 def _count(draft: Draft, head: Head, classes: int) -> None:
     """Keep the class count right that the modules around the head declare."""
     path = head.path
     while path:
         path = path.rpartition(".")[0]
         held = vars(draft.get(path))
-        if held.get("num_classes") == head.classes:
-            held["num_classes"] = classes
+        held.update({name: classes for name in COUNTS if held.get(name) == head.classes})
+        config: Any = held.get("config")  # of Hugging Face models, which write it beside the weights
+        if getattr(config, "num_labels", None) == head.classes:
+            config.num_labels = classes
 
 
 def _drop_before(draft: Draft, path: str, probability: float) -> None:
     for owner, edges in around(draft.calls(path), before).items():
         child = relative(path, owner)
         name = draft.fresh(owner, f"{child.replace('.', '_')}_dropout")
-        level = draft.open(owner)
+        level = draft.get(owner)
         before_it = level._modules.get(f"{child.replace('.', '_')}_dropout")
         if isinstance(before_it, nn.Dropout):  # of an earlier head
             before_it.p = probability
             continue
         draft.place(owner, name, nn.Dropout(probability).train(level.training))
-        for edge in edges:
-            edge.insert(name, channels_last=False)
+        insert_child(draft, edges, name)

@@ -9,12 +9,11 @@ import attrs
 
 from torchgraft.blocks.block import Block
 from torchgraft.blocks.parse import BlockLike, parse_block
-from torchgraft.edits.placing import check_name, put
-from torchgraft.errors import OptionError
+from torchgraft.edits.placing import check_name, put_each
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, before, relative
 from torchgraft.select import Selector, Site, Target, parse
-from torchgraft.text import literal, near, spelled
+from torchgraft.text import spelled, wrong
 from torchgraft.transform import Transform
 
 _SIDES = {"after": after, "before": before}
@@ -31,9 +30,8 @@ class Inject(Transform):
     module_name: str | None = attrs.field(kw_only=True, default=None, alias="name")
 
     def _edit(self, draft: Draft) -> None:
-        for site in self.target.find(draft):
-            for edges, default, beside in self._places(draft, site):
-                put(draft, edges, self.block, self.module_name, default, beside)
+        places = (place for site in self.target.find(draft) for place in self._places(draft, site))
+        put_each(draft, places, self.block, self.module_name, set())
 
     def _places(self, draft: Draft, site: Site) -> Iterator[tuple[list[Edge], str, str]]:
         side, label = _SIDES[self.where], self.block.label()
@@ -74,15 +72,7 @@ def inject(
         >>> inject("layer1.0.add", eca, where="before")
         inject("layer1.0.add", eca(), where="before")
     """
-    made = Inject(parse(target), parse_block(block), where=where, name=name)
     if where not in _SIDES:
-        close = near(str(where).lower(), _SIDES) or ("after",)
-        raise OptionError(
-            'where must be "after" or "before"',
-            asked=repr(made),
-            found=f"where={literal(where)}",
-            near=close,
-            write=repr(attrs.evolve(made, where=close[0])),
-        )
-    check_name(name, repr(made))
-    return made
+        raise wrong('where must be "after" or "before"', where, name="where", known=_SIDES)
+    check_name(name)
+    return Inject(parse(target), parse_block(block), where=where, name=name)

@@ -10,14 +10,15 @@ import attrs
 from torch import nn
 
 from torchgraft.alignment.load.accounts import keep_report
+from torchgraft.alignment.load.added import KEY, check_base
 from torchgraft.alignment.load.checkpoints import Checkpoint, opened
 from torchgraft.alignment.load.initialise import check_initialiser
 from torchgraft.alignment.load.loading import Terms, load
 from torchgraft.alignment.load.sources import POLICIES, WAYS, Donor, aligned, hold
-from torchgraft.errors import OptionError
+from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector, Target, parse
-from torchgraft.text import check_flags, literal, near, spelled
+from torchgraft.text import check_flags, literal, near, spelled, wrong
 from torchgraft.transform import Transform
 
 Source = str | Path | Mapping[str, object] | Checkpoint | nn.Module
@@ -42,11 +43,20 @@ class LoadWeights(Transform):
         if not draft.values:
             return
         held = opened(self.source, ema=self.ema) if isinstance(self.source, str) else self.source
-        checkpoint, alignment = aligned(held, draft, by=self.by, policy=self.policy)
+        added = isinstance(held, Checkpoint) and KEY in held.metadata
+        checkpoint, alignment = aligned(held, draft, by="names" if added else self.by, policy=self.policy)
         # A model of one's own tells what each tensor does; a state dict may leave it open.
         decided = self.by == "structure" and not isinstance(held, Donor)
         terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan, decided)
-        keep_report(draft.root, load(draft, checkpoint, alignment, terms))
+        try:
+            base = (
+                check_base(draft.root, checkpoint, literal(self.source), repr(self)) if added else frozenset()
+            )
+            keep_report(draft.root, load(draft, checkpoint, alignment, terms, base))
+        except TargetError as error:
+            if error.wrong and not near(error.wrong, error.near):
+                error.swap = (literal(error.wrong), f"at({literal(error.wrong)}).maybe()")
+            raise
 
 
 @spelled
@@ -66,7 +76,8 @@ def load_weights(
 
     Wrappers such as ``{"state_dict": ...}`` are entered, and a prefix such as ``module.`` is
     taken off or put before the names where that makes them fit. What is not filled keeps its
-    values. ``load_report(model)`` gives the account of every tensor.
+    values. ``load_report(model)`` gives the account of every tensor. Of a file that ``save``
+    wrote with ``only="new"``, what it holds is filled, and the rest has to be what it was there.
 
     Args:
         source: path of a file, a state dict or what was saved around it, what
@@ -98,7 +109,16 @@ def load_weights(
         >>> load_weights("weights.safetensors", exclude="fc", init="kaiming_normal")
         load_weights("weights.safetensors", exclude=("fc",), init="kaiming_normal")
     """
-    made = LoadWeights(
+    check_flags(strict=strict, ema=ema, allow_nan=allow_nan)
+    for name, value, known in (("by", by, WAYS), ("policy", policy, POLICIES)):
+        if value not in known:
+            raise wrong(f"{name} is {' or '.join(map(literal, known))}", value, name=name, known=known)
+    number = isinstance(min_coverage, (int, float)) and not isinstance(min_coverage, bool)
+    if not number or not 0 <= min_coverage <= 1:
+        raise wrong("min_coverage is a share from 0 to 1", min_coverage, "0.5", name="min_coverage")
+    if init is not None:
+        check_initialiser(init)
+    return LoadWeights(
         hold(source, ema=ema is True),
         by=by,
         policy=policy,
@@ -109,25 +129,3 @@ def load_weights(
         ema=ema,
         allow_nan=allow_nan,
     )
-    check_flags(made, strict=strict, ema=ema, allow_nan=allow_nan)
-    for name, value, known in (("by", by, WAYS), ("policy", policy, POLICIES)):
-        if value not in known:
-            close = near(value, known) if isinstance(value, str) else ()
-            raise OptionError(
-                f"{name} is {' or '.join(map(literal, known))}",
-                asked=repr(made),
-                found=f"{name}={literal(value)}",
-                near=close,
-                write=f"{name}={literal(close[0] if close else known[0])}",
-            )
-    number = isinstance(min_coverage, (int, float)) and not isinstance(min_coverage, bool)
-    if not number or not 0 <= min_coverage <= 1:
-        raise OptionError(
-            "min_coverage is a share from 0 to 1",
-            asked=repr(made),
-            found=f"min_coverage={literal(min_coverage)}",
-            write="min_coverage=0.5",
-        )
-    if init is not None:
-        check_initialiser(init, repr(made))
-    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import ClassVar, cast
 
@@ -10,11 +9,16 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.lora import LoRA, geometry_of
+from torchgraft.blocks.lora import LoRA, WeightLoRA, geometry_of, weight_of
+from torchgraft.blocks.on_weight import is_adapted, release
+from torchgraft.edits.on_weight import reads
 from torchgraft.errors import TargetError, TraceError
+from torchgraft.graph.cow import storage_of
 from torchgraft.graph.draft import Call, Draft
+from torchgraft.graph.edges import called
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.names import Node
+from torchgraft.graph.outline import named_tensors
 from torchgraft.text import kind, spelled
 from torchgraft.transform import Transform
 
@@ -29,18 +33,24 @@ class MergeLora(Transform):
     name: ClassVar[str] = "merge_lora"
 
     def _edit(self, draft: Draft) -> None:
-        found = {id(module): path for path, module in reversed(list(draft.modules())) if _is_lora(module)}
+        modules = reversed(list(draft.modules()))
+        found = {id(module): path for path, module in modules if isinstance(module, LoRA)}
         if not found:
-            raise TargetError("this model has no LoRA", write='wrap("<a layer>", lora(8)) before')
-        held = _held(draft)
+            raise TargetError("this model has no LoRA", write="wrap(<target>, lora(8))")
+        held: Held = {}
+        for name, tensor in named_tensors(draft.root):
+            held.setdefault(storage_of(tensor) or id(tensor), []).append(name)
         plan = [_plan(draft, path, held) for path in reversed(found.values())]
         for path, base, calls in plan:
-            _fold(draft.get(path), base)
+            module = draft.get(path)
+            if isinstance(module, LoRA) and module.enabled:
+                _fold(module, base)
             for call in calls:
                 draft.open(call.owner)
-                call.node.replace_all_uses_with(cast("Node", call.node.args[1]))
+                call.node.replace_all_uses_with(cast("Node", call.node.args[-1]))
                 call.graph.erase_node(call.node)
             draft.discard(path)
+            release(base)
         draft.changed()
 
 
@@ -49,7 +59,8 @@ def merge_lora() -> MergeLora:
     """Fold every LoRA into the weight of the layer that it adapts, and take it out.
 
     What is left computes the same up to rounding, at the cost of the original, and has the
-    original's state-dict keys. Weights that were frozen stay frozen.
+    original's state-dict keys: a LoRA that is switched off is taken out alone. Weights that were
+    frozen stay frozen.
 
     Returns:
         The transform.
@@ -70,29 +81,39 @@ def merge_lora() -> MergeLora:
     return MergeLora()
 
 
-def _is_lora(module: nn.Module) -> bool:
-    return isinstance(module, LoRA)
-
-
 def _plan(draft: Draft, path: str, held: Held) -> tuple[str, nn.Module, list[Call]]:
     """Find the layer that a LoRA adapts, and check that its weight can take the LoRA in.
 
     Raises:
         TargetError: it cannot.
     """
-    module, calls = draft.get(path), draft.calls(path)
+    module, above = draft.get(path), path.rpartition(".")[0]
+    if is_adapted(draft.get(above)):
+        base, calls = draft.get(above), list[Call]()
+        _check_fold(path, module, above, base)
+        _check_weight(draft, path, above, base, held, [])
+        return path, base, calls
+    calls = draft.calls(path)
     adapted = [_adapted(draft, call, path) for call in calls]
-    bases = {
-        id(base): base for base in (draft.get(_path(call.owner, node)) for call, node in zip(calls, adapted))
-    }
-    name = _path(calls[0].owner, adapted[0])
+    names = [_layer(call.owner, node) for call, node in zip(calls, adapted)]
+    bases = {id(base): base for base in map(draft.get, names)}
+    name = names[0]
     if len(bases) > 1:
         raise TargetError(
             f"{path!r} adapts {len(bases)} layers at once, and each would need a merge of its own",
-            found=", ".join(sorted({_path(call.owner, node) for call, node in zip(calls, adapted)})),
+            found=", ".join(sorted(set(names))),
             write="a LoRA for each of them",
         )
     (base,) = bases.values()
+    _check_fold(path, module, name, base)
+    if not isinstance(module, WeightLoRA) or called(draft, name):
+        _check_calls(draft, path, name, adapted)
+    _check_weight(draft, path, name, base, held, adapted)
+    return path, base, calls
+
+
+def _check_fold(path: str, module: nn.Module, name: str, base: nn.Module) -> None:
+    """Check that a LoRA was made for a layer and that no hooks see what the two compute."""
     if not isinstance(module, LoRA) or geometry_of(base) != module.geometry:
         raise TargetError(
             f"{path!r} was made for another layer than {name!r}",
@@ -106,23 +127,22 @@ def _plan(draft: Draft, path: str, held: Held) -> tuple[str, nn.Module, list[Cal
                 found=f"hooks of {kind(part)}",
                 write="the hooks removed before",
             )
-    _check_calls(draft, path, name, adapted)
-    _check_weight(draft, path, name, base, held)
-    return path, base, calls
 
 
 def _adapted(draft: Draft, call: Call, path: str) -> Node:
-    """Follow a LoRA back to the call of the layer, through others that adapt the same layer.
+    """Follow a LoRA back to the call of the layer, or the read of its weight, through others on the way.
 
     Raises:
         TargetError: something else stands between them, or uses the value of the layer.
     """
-    if len(call.node.args) != 2:
+    on_weight = isinstance(draft.get(path), WeightLoRA)
+    if len(call.node.args) != 2 - on_weight:
         raise _between(path, call.node)
     node, taken = call.node, call.node.args[0]
     while True:
-        before = node.args[1]
-        if not isinstance(before, Node) or before.op != "call_module":
+        before = node.args[-1]
+        read = on_weight and isinstance(before, Node) and before.op == "get_attr"
+        if not isinstance(before, Node) or not (read or before.op == "call_module"):
             raise _between(path, before)
         others = [user.name for user in before.users if user is not node]
         if others:
@@ -131,9 +151,11 @@ def _adapted(draft: Draft, call: Call, path: str) -> Node:
                 found=", ".join(others),
                 write="the LoRA where all that takes the value comes after it",
             )
+        if read:
+            return before
         module = draft.get(_path(call.owner, before))
         if not isinstance(module, LoRA):
-            if geometry_of(module) is None:
+            if on_weight or geometry_of(module) is None:
                 raise _between(path, before)
             if next(iter(before.all_input_nodes), None) is not taken:
                 raise TargetError(
@@ -182,18 +204,23 @@ def _followed(draft: Draft, name: str, owners: set[str]) -> bool:
     return True
 
 
-def _check_weight(draft: Draft, path: str, name: str, base: nn.Module, held: Held) -> None:
+def _check_weight(
+    draft: Draft, path: str, name: str, base: nn.Module, held: Held, adapted: list[Node]
+) -> None:
     """Check that the weight of a layer is a parameter that nothing else uses."""
-    weight = base._parameters.get("weight")
+    weight = base._parameters.get(weight_of(base))
     if weight is None:
         raise TargetError(
             f"the weight of {name!r} is computed from other tensors, so {path!r} cannot be folded into it",
             found=f"{', '.join(key for key, _ in base.named_parameters())} of {kind(base)}",
             write="the parametrisation removed before",
         )
-    own = {f"{other}.weight" for other in draft.names(base)}
-    uses = [where for where in held.get(_storage(weight), []) if where not in own]
-    uses += _reads(draft, base)
+    own = {f"{other}.{weight_of(base)}" for other in draft.names(base)}
+    uses = [where for where in held.get(storage_of(weight) or id(weight), []) if where not in own]
+    if not is_adapted(base):  # there, whoever reads it gets what is merged
+        known = set(adapted)
+        others = [read for read in reads(draft, base) if read.node not in known]
+        uses += [f"{read.node.name} in {read.owner or 'the root'}" for read in others]
     if uses:
         raise TargetError(
             f"the weight of {name!r} is used elsewhere too, where {path!r} has no part in it",
@@ -202,48 +229,9 @@ def _check_weight(draft: Draft, path: str, name: str, base: nn.Module, held: Hel
         )
 
 
-def _held(draft: Draft) -> Held:
-    found: Held = {}
-    for where, module in draft.modules():
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                found.setdefault(_storage(tensor), []).append(f"{where}.{key}".lstrip("."))
-    return found
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    """Name the storage of a tensor; a tensor that has none stands for itself."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
-
-
-def _reads(draft: Draft, base: nn.Module) -> Iterator[str]:
-    """Name what reads the weight in the forwards above a layer, without a call of it."""
-    for other in draft.names(base):
-        owner = other
-        while owner:
-            owner = owner.rpartition(".")[0]
-            if not has_forward(draft.get(owner)):
-                continue
-            try:
-                graphs = draft.graphs(owner)
-            except TraceError:
-                break
-            wanted = f"{other}.weight"[len(owner) :].lstrip(".")
-            for graph in graphs:
-                yield from (
-                    f"{n.name} in {owner or 'the root'}"
-                    for n in graph.nodes
-                    if n.op == "get_attr" and n.target == wanted
-                )
-
-
-def _fold(module: nn.Module, base: nn.Module) -> None:
+def _fold(module: LoRA, base: nn.Module) -> None:
     """Add a low-rank weight to the weight of a layer, in float32 at least."""
-    assert isinstance(module, LoRA)
-    weight = base._parameters["weight"]
+    weight = base._parameters[weight_of(base)]
     assert weight is not None
     dtype = torch.promote_types(weight.dtype, torch.float32)
     device = weight.device.type
@@ -253,6 +241,11 @@ def _fold(module: nn.Module, base: nn.Module) -> None:
     with torch.no_grad(), exact:
         added = module.weight(dtype).to(weight.device) * module.scale
         weight.copy_(weight.to(dtype) + added)
+
+
+def _layer(owner: str, node: Node) -> str:
+    path = _path(owner, node)
+    return path.rpartition(".")[0] if node.op == "get_attr" else path
 
 
 def _path(owner: str, node: Node) -> str:

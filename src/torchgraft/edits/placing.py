@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from keyword import iskeyword
 
 import attrs
@@ -9,12 +10,45 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block
-from torchgraft.errors import OptionError, ShapeError, TargetError
+from torchgraft.errors import NameClashError, ShapeError, TargetError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import Edge, set_beside
+from torchgraft.graph.edges import Edge, insert_child, set_beside
 from torchgraft.graph.layout import spec_of
-from torchgraft.graph.run import run_on_meta
+from torchgraft.graph.run import output_of
 from torchgraft.spec import TensorSpec, shape_text
+from torchgraft.text import literal, wrong
+
+
+def put_each(
+    draft: Draft,
+    places: Iterable[tuple[list[Edge], str, str]],
+    block: Block,
+    name: str | None,
+    levels: set[int],
+) -> None:
+    """Build a module for each of some places and call it there.
+
+    Args:
+        draft: the draft.
+        places: the edges of a level, a name to start from, and the child to register it after.
+        block: what to build.
+        name: name of the module; numbered from that of its place if ``None``.
+        levels: the levels that got one by the same step, by identity; more are added.
+
+    Raises:
+        NameClashError: several modules of one level would have the name.
+        GraftError: as ``put`` does.
+    """
+    for edges, default, beside in places:
+        owner = edges[0].owner
+        if name is not None and id(draft.get(owner)) in levels:
+            raise NameClashError(
+                f"{name!r} is the name of one module, and several are put into {owner or 'the root'}",
+                found=f"{owner}.{name}".lstrip("."),
+                swap=(f", name={literal(name)}", ""),
+            )
+        levels.add(id(draft.get(owner)))
+        put(draft, edges, block, name, default, beside)
 
 
 def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default: str, beside: str) -> None:
@@ -51,26 +85,30 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
     if not block.keeps_shape:
         for edge in edges:
             check_keeps(draft, edge, module, block, channels_last=adapt)
-    module.train(draft.get(owner).training)
     if block.takes_input:
         set_beside(module)
-    draft.open(owner)
+    chosen = register(draft, owner, module, name, default, beside)
+    insert_child(draft, edges, chosen, channels_last=adapt, with_entry=block.takes_input)
+
+
+def register(
+    draft: Draft, owner: str, module: nn.Module, name: str | None, default: str, beside: str = ""
+) -> str:
+    """Register a new module, in the mode of its owner, and return its name."""
+    module.train(draft.get(owner).training)
     chosen = name if name is not None else draft.fresh(owner, default)
     draft.place(owner, chosen, module, beside=beside)
-    for edge in edges:
-        edge.insert(chosen, channels_last=adapt, with_entry=block.takes_input)
+    return chosen
 
 
-def check_name(name: str | None, asked: str) -> None:
+def check_name(name: str | None) -> None:
     """Check a name for a new module before any model is seen.
 
     Raises:
         OptionError: it is not an identifier.
     """
     if name is not None and not (isinstance(name, str) and name.isidentifier() and not iskeyword(name)):
-        raise OptionError(
-            "a name must be an identifier", asked=asked, found=f"name={name!r}", write="name='se'"
-        )
+        raise wrong("a name must be an identifier", name, '"se"', name="name")
 
 
 def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, channels_last: bool) -> None:
@@ -86,7 +124,7 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, ch
         given = [
             torch.movedim(v, -1, 1) if channels_last and isinstance(v, torch.Tensor) else v for v in taken
         ]
-        output = run_on_meta(module, tuple(given), training=False).output
+        output = output_of(module, tuple(given))
         if channels_last and isinstance(output, torch.Tensor):
             output = torch.movedim(output, 1, -1)
     except Exception as error:

@@ -6,10 +6,14 @@ from typing import ClassVar
 
 import attrs
 
+from torchgraft.blocks.lora import WeightLoRA
+from torchgraft.blocks.on_weight import is_adapted, release
 from torchgraft.errors import ShapeError, TargetError
+from torchgraft.graph.anchor import anchor_of
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import after, bypass, is_beside
+from torchgraft.graph.edges import after, is_beside
 from torchgraft.graph.nodes import Node
+from torchgraft.graph.rewrites import Bypass
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import spelled
@@ -31,8 +35,13 @@ class Remove(Transform):
                 self._module(draft, site.path)
 
     def _module(self, draft: Draft, path: str) -> None:
+        module, above = draft.get(path), draft.get(path.rpartition(".")[0])
+        if isinstance(module, WeightLoRA) and is_adapted(above):
+            draft.discard(path)
+            release(above)
+            return
         calls = draft.calls(path)
-        beside = is_beside(draft.get(path))
+        beside = is_beside(module)
         for call in calls:
             _source(call.node, path, beside=beside)
         for record in draft.record(path):
@@ -41,9 +50,11 @@ class Remove(Transform):
             consumer = after(calls[0].owner, calls[0].graph, calls[0].node).consumer()
             _check(path, given, record.output, consumer)
         for call in calls:
-            draft.open(call.owner)
             # Looked up again: of two calls in a row the second now takes what the first took.
-            bypass(call.node, _source(call.node, path, beside=beside))
+            _bypass(draft, call.owner, call.node, _source(call.node, path, beside=beside))
+        if not draft.is_added(path):  # the forward of the class calls it, so no trace finds it again
+            for owner in dict.fromkeys(call.owner for call in calls):
+                draft.open(owner)
         draft.discard(path)
         draft.changed()
 
@@ -54,9 +65,8 @@ class Remove(Transform):
         for node, source in zip(site.nodes, sources, strict=True):
             given = draft.value(owner, source)
             _check(site.path, given, draft.value(owner, node), after(owner, node.graph, node).consumer())
-        draft.open(owner)
         for node, source in zip(site.nodes, sources, strict=True):
-            bypass(node, source)
+            _bypass(draft, owner, node, source)
         draft.changed()
 
 
@@ -80,6 +90,10 @@ def remove(target: Target) -> Remove:
         remove("layer4.se")
     """
     return Remove(parse(target))
+
+
+def _bypass(draft: Draft, owner: str, node: Node, source: Node) -> None:
+    draft.rewrite(owner, [(node.graph, Bypass(anchor_of(node), node.all_input_nodes.index(source)))])
 
 
 def _source(node: Node, path: str, *, beside: bool) -> Node:
@@ -107,5 +121,5 @@ def _check(path: str, given: object, output: object, consumer: str) -> None:
         raise ShapeError(
             f"{path!r} cannot be taken out: it turns {shape_text(given)} into {shape_text(output)}",
             found=f"{consumer} takes {shape_text(output)}",
-            write="replace(target, <a module that gives that shape>)",
+            write=f'replace("{path}", nn.Identity(), keep_shape=False)',
         )

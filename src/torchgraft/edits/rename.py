@@ -12,10 +12,10 @@ from torch import nn
 from torchgraft.errors import NameClashError, OptionError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.kinds import has_forward, is_container
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import Level, runs_graph, state_of
 from torchgraft.graph.names import Node
 from torchgraft.graph.residual import codes_of
-from torchgraft.text import kind, literal, spelled
+from torchgraft.text import kind, literal, spelled, wrong
 from torchgraft.transform import Transform
 
 
@@ -33,15 +33,15 @@ class Rename(Transform):
         _check_shared(draft, paths)
         levels = _open(draft, paths)
         changes = [change for path in levels for change in _changes(draft, paths, path)]
-        inlined = {
-            id(level): frozenset(_inside(paths, path, inner) for inner in level._inlined)
+        moves = {
+            path: {inner: _inside(paths, path, inner) for inner in state_of(level).patterns[0].paths}
             for path, level in levels.items()
         }
         _move(draft, paths, moved)
         for node, target in changes:
             node.target = target
-        for level in levels.values():
-            level._inlined = inlined[id(level)]
+        for path, level in levels.items():
+            state_of(level).patterns[0].move(moves[path])
         draft.opened[:] = [paths.new(path) for path in draft.opened]
         draft.changed()
         draft.rerun()
@@ -74,19 +74,12 @@ def rename(mapping: Mapping[str, str]) -> Rename:
         rename({"layer4": "body.stage4", "fc": "head"})
     """
     if not isinstance(mapping, Mapping) or not mapping:
-        raise OptionError(
-            "rename takes new paths by old paths",
-            asked=f"rename({literal(mapping)})",
-            found=kind(mapping),
-            write='rename({"fc": "head"})',
-        )
-    made = Rename(tuple(mapping.items()))
+        raise wrong("rename takes new paths by old paths", mapping, '{"fc": "head"}')
     for old, new in mapping.items():
         right = isinstance(old, str) and isinstance(new, str) and all(map(_is_name, str(new).split(".")))
         if not right or not old:
             raise OptionError(
                 "a path consists of identifiers and numbers, with dots between them",
-                asked=repr(made),
                 found=f"{literal(old)}: {literal(new)}",
                 write='rename({"fc": "head"})',
             )
@@ -94,11 +87,10 @@ def rename(mapping: Mapping[str, str]) -> Rename:
         double = next(new for new in mapping.values() if list(mapping.values()).count(new) > 1)
         raise OptionError(
             "two modules cannot have one path",
-            asked=repr(made),
             found=f"{literal(double)} twice",
             write="another path for one of them",
         )
-    return made
+    return Rename(tuple(mapping.items()))
 
 
 def _written(mapping: Mapping[str, str]) -> str:
@@ -189,7 +181,7 @@ def _open(draft: Draft, paths: _Paths) -> dict[str, Level]:
 def _uses(draft: Draft, path: str, old: str, inner: set[int]) -> bool:
     """Tell whether a level uses what stands at a path below one that it calls."""
     module = draft.get(path)
-    if isinstance(module, Level):
+    if runs_graph(module):
         return True
     try:
         graphs = draft.graphs(path)

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block
-from torchgraft.blocks.norms import both_normalise, carry
+from torchgraft.blocks.norms import both_normalise, carry, exchangeable
 from torchgraft.blocks.parse import BlockLike, OfOld, parse_block
-from torchgraft.edits.uses import Use, inplace, place_for, uses_of
+from torchgraft.edits.uses import Use, inplace, inplace_module, place_for, uses_of
 from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
+from torchgraft.graph.anchor import Anchor, anchor_of
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import after, exchange_node, feeds_output_only, later_users, turn
-from torchgraft.graph.nodes import Node
-from torchgraft.graph.run import ModuleCall, run_on_meta
+from torchgraft.graph.edges import after, feeds_output_only
+from torchgraft.graph.layout_rules import SAME
+from torchgraft.graph.rewrites import Exchange, Redirect, Rewrite, Turn, later_users
+from torchgraft.graph.run import ModuleCall, output_of
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import check_flags, spelled
@@ -36,36 +38,39 @@ class Replace(Transform):
 
     def _edit(self, draft: Draft) -> None:
         draft.reshaped |= not self.keep_shape
-        for site in _once(outermost(self.target.find(draft)), draft):
-            self._exchange(draft, site)
+        kept = [self._exchange(draft, site) for site in _once(outermost(self.target.find(draft)), draft)]
+        if not all(kept):
+            draft.rerun()
 
-    def _exchange(self, draft: Draft, site: Site) -> None:
-        records = self._records(draft, site) if self.keep_shape else []
-        if self.keep_shape and site.is_module and not records:
-            draft.calls(site.path)  # says why it is never called
+    def _exchange(self, draft: Draft, site: Site) -> bool:
+        """Exchange one site, and return True if it is sure to give what it gave before."""
         new, turned = self._build(draft, site)
         new.train(draft.get(site.path if site.is_module else site.owner or "").training)
-        for record in records:
-            self._check(draft, site, record, new, turned=turned)
-        waiting = list(_written_in_place(draft, site, new))
+        elementwise = isinstance(site.module, SAME) and isinstance(new, SAME) and not any(new.parameters())
+        alike = site.module is not None and (elementwise or exchangeable(site.module, new))
+        records = self._records(draft, site) if self.keep_shape and not alike else []
+        if self.keep_shape and site.is_module and not records and not alike:
+            draft.calls(site.path)  # says why it is never called
+        kept = [self._check(draft, site, record, new, turned=turned) for record in records]
+        redirected = _writes_in_place(draft, site, new)
+        uses = uses_of(draft, site) if turned or redirected or not site.is_module else []
         if site.is_module:
             draft.exchange(site.path, new)
-            uses = uses_of(draft, site) if turned or any(waiting) else []
-            for use in uses:
-                draft.open(use.owner)
-            nodes = [use.node for use in uses]
         else:
-            owner = site.owner or ""
-            draft.open(owner)
-            name = draft.fresh(owner, site.short)
-            draft.place(owner, name, new)
-            nodes = [exchange_node(found, name) for found in site.nodes]
-        for node, users in zip(nodes, waiting, strict=False):
-            for user in users:
-                user.replace_input_with(node.all_input_nodes[0], node)
-        for node in nodes if turned else ():
-            turn(node)
+            name = draft.fresh(site.owner or "", site.short)
+            draft.place(site.owner or "", name, new)
+        for use in uses:
+            at = anchor_of(use.node)
+            steps: list[Rewrite] = []
+            if not site.is_module:
+                steps.append(Exchange(name, at))
+                calls = [n for n in use.node.graph.nodes if n.op == "call_module" and n.target == name]
+                at = Anchor("call_module", name, (), len(calls), len(calls) + 1)
+            steps += [Redirect(at)] if redirected else []
+            steps += [Turn(at)] if turned else []
+            draft.rewrite(use.owner, [(use.node.graph, step) for step in steps])
         draft.changed()
+        return alike or (bool(kept) and all(kept))
 
     def _build(self, draft: Draft, site: Site) -> tuple[nn.Module, bool]:
         """Make the new module; tell whether the channels have to be moved to axis 1 for it."""
@@ -96,16 +101,16 @@ class Replace(Transform):
         try:
             return draft.record(site.path)
         except AnalysisError as error:
-            error.write = (
-                f"{attrs.evolve(self, keep_shape=False)!r}, which checks no shape; or example=<an input>"
-            )
+            free = repr(attrs.evolve(self, keep_shape=False))
+            helps = draft.example is None and "..." in error.write
+            error.write = f"{free}, or {error.write.replace('...', repr(self))}" if helps else free
             raise
 
-    def _check(self, draft: Draft, site: Site, call: ModuleCall, new: nn.Module, *, turned: bool) -> None:
+    def _check(self, draft: Draft, site: Site, call: ModuleCall, new: nn.Module, *, turned: bool) -> bool:
         consumer, free = _consumer(draft, site)
         args = tuple(_moved(a, -1, 1) for a in call.args) if turned else call.args
         try:
-            output = run_on_meta(new, args, call.kwargs, training=False).output
+            output = output_of(new, args, call.kwargs)
             output = _moved(output, 1, -1) if turned else output
         except Exception as error:
             raise ShapeError(
@@ -113,12 +118,14 @@ class Replace(Transform):
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
                 write="a module for that shape",
             ) from error
-        if shape_text(output) != shape_text(call.output) and not free:
+        kept = shape_text(output) == shape_text(call.output)
+        if not kept and not free:
             raise ShapeError(
                 f"{site.path!r} gives {shape_text(call.output)} and {self.new!r} gives {shape_text(output)}",
                 found=f"{consumer} takes {shape_text(call.output)}",
                 write="a module that gives that shape; keep_shape=False to change it on purpose",
             )
+        return kept
 
 
 @spelled
@@ -157,10 +164,9 @@ def replace(
         compose(replace(nn.ReLU, nn.SiLU), replace(op("relu"), nn.SiLU))
     """
     plain = callable(new) and not isinstance(new, (Block, str, nn.Module, type)) and not hasattr(new, "kind")
-    made = OfOld(cast("Callable[..., object]", new)) if plain else parse_block(new)
-    step = Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
-    check_flags(step, keep_shape=keep_shape, keep_weights=keep_weights)
-    return step
+    made = OfOld(cast("Callable[..., object]", new)) if plain else parse_block(new, "old")
+    check_flags(keep_shape=keep_shape, keep_weights=keep_weights)
+    return Replace(parse(target), made, keep_shape=keep_shape, keep_weights=keep_weights)
 
 
 def _once(sites: list[Site], draft: Draft) -> Iterator[Site]:
@@ -172,29 +178,28 @@ def _once(sites: list[Site], draft: Draft) -> Iterator[Site]:
             yield site
 
 
-def _written_in_place(draft: Draft, site: Site, new: nn.Module) -> Iterator[list[Node]]:
-    """Yield, for each use that writes what it takes, the later users of that value.
+def _writes_in_place(draft: Draft, site: Site, new: nn.Module) -> bool:
+    """Return True if later users of what a site takes see what it writes into it.
 
-    They see what was written, so they have to take what the new module gives instead.
+    They have to take what the new module gives instead.
 
     Raises:
         TargetError: the value belongs to a caller that goes on to use it.
     """
-    if getattr(new, "inplace", False) is True:
-        return
+    if getattr(new, "inplace", False) is True or (site.is_module and not inplace_module(site.module)):
+        return False
     try:
-        uses = uses_of(draft, site)
+        uses = [use for use in uses_of(draft, site) if inplace(use, site.module)]
     except (TargetError, TraceError):
-        return
+        return False
     for use in uses:
-        users = later_users(use.node) if inplace(use, site.module) else []
-        if inplace(use, site.module) and _callers_use(draft, use):
+        if _callers_use(draft, use):
             raise TargetError(
                 f"{site.path!r} writes in place what the caller of {use.owner!r} goes on to use",
                 found=f"{use.node.name} on an argument of its forward",
                 write=f'pipe(model, replace("{site.path}", <the same without inplace>), ...) first',
             )
-        yield users
+    return any(later_users(use.node) for use in uses)
 
 
 def _callers_use(draft: Draft, use: Use) -> bool:

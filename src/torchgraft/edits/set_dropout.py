@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -10,14 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchgraft.errors import AnalysisError, HeadError, OptionError, TargetError, TraceError
+from torchgraft.errors import AnalysisError, HeadError, TargetError, TraceError
+from torchgraft.graph.anchor import anchor_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.heads import find_heads
 from torchgraft.graph.kinds import has_forward
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import runs_graph
 from torchgraft.graph.names import Node
 from torchgraft.graph.residual import codes_of
-from torchgraft.text import check_flags, literal, spelled
+from torchgraft.graph.rewrites import Reargue
+from torchgraft.text import check_flags, spelled, wrong
 from torchgraft.transform import Transform
 
 _PLAIN = ("dropout", "dropout1d", "dropout2d", "dropout3d")
@@ -32,13 +36,11 @@ class _Call:
     """A function in a forward that gets a probability.
 
     Args:
-        path: path of the level.
         node: the call.
         place: where the probability stands among the arguments.
         word: its keyword.
     """
 
-    path: str
     node: Node
     place: int
     word: str
@@ -49,13 +51,6 @@ class _Call:
         if len(self.node.args) > self.place:
             return self.node.args[self.place]
         return self.node.kwargs.get(self.word, 0.5)  # the default of torch's functions
-
-    def give(self, p: float) -> None:
-        """Exchange the probability."""
-        if len(self.node.args) > self.place:
-            self.node.update_arg(self.place, p)
-        else:
-            self.node.update_kwarg(self.word, p)
 
 
 @attrs.frozen(repr=False)
@@ -74,15 +69,43 @@ class SetDropout(Transform):
             module.p = self.p
         for layer in attention if self.attention else ():
             layer.dropout = self.p
-        draft._traced.clear()  # what was followed holds the old probabilities
-        draft.changed()
-        calls = list(_calls(draft, before, attention=self.attention))
-        if not modules and not calls and not (attention and self.attention):
+        draft.forget()  # what was followed holds the old probabilities
+        found = bool(modules) or bool(attention and self.attention)
+        for path, level in {id(m): (path, m) for path, m in reversed(list(draft.modules()))}.values():
+            if not has_forward(level) or not _may_drop(level, attention=self.attention):
+                continue
+            for call in _set(draft, path, self.p, functools.partial(self._calls, draft, path, before)):
+                found = True
+                if call.held != self.p:
+                    step = Reargue(anchor_of(call.node), call.place, call.word, self.p)
+                    draft.rewrite(path, [(call.node.graph, step)])
+        if not found:
             raise _nothing(draft, self.p, attention=bool(attention))
-        for call in calls:
-            if call.held != self.p:
-                draft.open(call.path)
-                call.give(self.p)
+
+    def _calls(self, draft: Draft, path: str, before: dict[int, float]) -> list[_Call]:
+        """List the functions that drop, in every graph of a level; for attention in that of training."""
+        found = []
+        try:
+            graphs = draft.graphs(path)
+        except TraceError as error:
+            error.summary = f"{path or 'the root'} may call a dropout function: {error.summary}"
+            raise
+        for node in (node for graph in graphs for node in graph.nodes if node.op == "call_function"):
+            call = _Call(node, 1, "p")
+            if node.target in _FUNCTIONS:
+                if not isinstance(call.held, (int, float)):
+                    raise TargetError(
+                        f"the probability of {node.name!r} in {path or 'the root'} is computed",
+                        found=f"p={call.held}",
+                        write="edit(<a function of the draft>, name=<name>)",
+                    )
+                found.append(call)
+            elif node.target is _ATTENTION and node.graph is not graphs[0]:
+                call = _Call(node, 4, "dropout_p")
+                given = len(node.args) > 4 or "dropout_p" in node.kwargs
+                if given and (self.attention or call.held in _unused(draft, path, before)):
+                    found.append(call)
+        return found
 
 
 @spelled
@@ -90,8 +113,9 @@ def set_dropout(p: float, *, attention: bool = False) -> SetDropout:
     """Set the probability of every dropout of a model; evaluation does not change.
 
     That is the modules of ``torch.nn``'s dropout family, also those that were at 0, and the
-    functions of that family that a forward calls with a number. A probability that a forward
-    hands to another function, such as torchvision's shifted windows, stays. Drop path is no
+    functions of that family that a forward calls with a number, or with an attribute of its
+    module, which is set then. A probability that a forward hands to another function, such as
+    torchvision's shifted windows, stays. Drop path is no
     dropout: see ``drop_path``.
 
     Args:
@@ -115,49 +139,40 @@ def set_dropout(p: float, *, attention: bool = False) -> SetDropout:
         detectors, arXiv 1207.0580.
     """
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-        raise OptionError(
-            "a dropout is a probability below 1",
-            asked=f"set_dropout({literal(p)})",
-            found=literal(p),
-            write="set_dropout(0.1)",
-        )
-    made = SetDropout(float(p), attention=attention)
-    check_flags(made, attention=attention)
-    return made
+        raise wrong("a dropout is a probability below 1", p, "0.1")
+    check_flags(attention=attention)
+    return SetDropout(float(p), attention=attention)
 
 
-def _calls(draft: Draft, before: dict[int, float], *, attention: bool) -> Iterator[_Call]:
-    """Yield the functions that drop, in every graph; for attention in that of training."""
-    levels = {id(module): (path, module) for path, module in reversed(list(draft.modules()))}
-    for path, module in levels.values():
-        if not has_forward(module) or not _may_drop(module, attention=attention):
+def _set(draft: Draft, path: str, p: float, calls: Callable[[], list[_Call]]) -> list[_Call]:
+    """Set the attributes of a level that its forward hands to functions which drop.
+
+    An attribute is one of these where, with another value of it, more calls have that value.
+    """
+    held, found = vars(draft.get(path)), calls()
+    for name, value in list(held.items()) if not runs_graph(draft.get(path)) else ():
+        if type(value) not in (int, float) or not 0 <= value < 1 or _right(found, p) == len(found) > 0:
             continue
-        try:
-            graphs = draft.graphs(path)
-        except TraceError as error:
-            error.summary = f"{path or 'the root'} may call a dropout function: {error.summary}"
-            raise
-        for graph in graphs:
-            for node in graph.nodes:
-                call = _Call(path, node, 1, "p")
-                if node.op == "call_function" and node.target in _FUNCTIONS:
-                    if not isinstance(call.held, (int, float)):
-                        raise TargetError(
-                            f"the probability of {node.name!r} in {path or 'the root'} is computed",
-                            found=f"p={call.held}",
-                            write="edit(<a function of the draft>, name=...)",
-                        )
-                    yield call
-                elif node.op == "call_function" and node.target is _ATTENTION and graph is not graphs[0]:
-                    call = _Call(path, node, 4, "dropout_p")
-                    given = len(node.args) > 4 or "dropout_p" in node.kwargs
-                    if given and (attention or call.held in _unused(draft, path, before)):
-                        yield call
+        held[name] = p
+        draft.forget(path)
+        with contextlib.suppress(TraceError):
+            tried = calls()
+            if _right(tried, p) > _right(found, p):
+                found = tried
+                continue
+        held[name] = value
+        draft.forget(path)
+        found = calls()
+    return found
+
+
+def _right(calls: list[_Call], p: float) -> int:
+    return sum(call.held == p for call in calls)
 
 
 def _may_drop(module: nn.Module, *, attention: bool) -> bool:
     """Tell whether a forward names a dropout function; so few levels have to be followed."""
-    if isinstance(module, Level):
+    if runs_graph(module):
         return True
     if type(module).__module__.startswith("torch.nn."):
         return False

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
+import torch
 
-from torchgraft.errors import LayoutError, OptionError
-from torchgraft.graph.deep.axes import Layout
+from torchgraft.errors import AnalysisError, GraftError, LayoutError, OptionError, TargetError, TraceError
+from torchgraft.graph.deep.axes import Layout, layout_of
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.layout import spec_of, value_shape
+from torchgraft.graph.layout import axes_of, spec_of, value_shape
+from torchgraft.graph.nodes import canonical, name_of
 from torchgraft.graph.taps.layouts import Turn
-from torchgraft.graph.taps.measured import Numbers, chosen, layout_at, turn_for
+from torchgraft.graph.taps.measured import Numbers, chosen, turn_for
 from torchgraft.graph.taps.places import Places, Tap
-from torchgraft.graph.taps.values import Sign, Signs
+from torchgraft.graph.taps.signs import axis_taken, makes_tensor
 from torchgraft.graph.tiers.tiers import find_tiers
 from torchgraft.select import Selector, parse
 from torchgraft.text import kind, literal
@@ -84,10 +86,15 @@ class Choice:
         places = Places(draft)
         for target in self.targets:
             for site in target.find(draft):
-                if site.is_module:
-                    yield Found(places.of_module(site.path, site.path))
-                else:
-                    yield Found(places.of_nodes(site.path, site.path, site.owner or "", site.nodes))
+                try:
+                    if site.is_module:
+                        yield Found(places.of_module(site.path, site.path))
+                    else:
+                        yield Found(places.of_nodes(site.path, site.path, site.owner or "", site.nodes))
+                except TraceError as error:
+                    if not error.write.startswith("model."):  # nothing to switch off before
+                        error.write = _of_a_part(draft, error.module, site.path) or error.write
+                    raise
 
     def _tiers(self, draft: Draft) -> Iterator[Found]:
         places = Places(draft)
@@ -142,46 +149,70 @@ def turns_of(draft: Draft, found: Sequence[Found], layout: str) -> dict[str, Tur
         TargetError: one of them is no tensor.
         LayoutError: nothing tells how one of them is laid out.
     """
-    signs, turns = Signs(draft), {}
+    turns = {}
     for one in found:
-        sign = signs.of(one.tap, Sign.TENSOR if layout == "native" or one.layout else Sign.PLANES)
-        turn = None if layout == "native" or sign is Sign.PLANES else _turn(draft, one)
+        tap = one.tap
+        axis = axis_taken(draft, tap.owner, tap.nodes[0]) if one.layout is None else None
+        if not (one.layout or axis or tap.item or makes_tensor(draft, tap.owner, tap.nodes[0])):
+            _check_tensor(draft, tap)
+        turn = None if layout == "native" or axis == 1 else _turn(draft, one, axis)
         if turn is not None:
-            turns[one.tap.name] = turn
+            turns[tap.name] = turn
     return turns
 
 
-def _turn(draft: Draft, found: Found) -> Turn | None:
-    tap, layout = found.tap, found.layout
-    if layout is None:
-        try:
-            rank = _rank_where_last(draft, tap)
-        except LayoutError as error:
-            error.write = f'layout="native", which leaves {tap.name!r} as it is'
-            raise
-        if rank != 3:
-            return Turn((0, 3, 1, 2)) if rank == 4 else None
-        layout = _measured(draft, tap)
-    return turn_for(layout)
+def _check_tensor(draft: Draft, tap: Tap) -> None:
+    try:
+        value = draft.value(tap.owner, tap.nodes[0])
+    except AnalysisError:
+        return  # a model that does not run on meta tensors may still run
+    if isinstance(value, torch.Tensor):
+        return
+    users = (user for node in tap.nodes for user in node.users)
+    items = sorted({name_of(user, tap.owner) for user in users if canonical(user) == "getitem"})
+    held = len(value) if isinstance(value, (tuple, list, dict)) else 0
+    raise TargetError(
+        f"{tap.name!r} is no tensor",
+        found=f"a {type(value).__name__}" + (f" of {held} items" if held else ""),
+        write=f'one of its items: "{items[0]}"' if items else "a target that gives a tensor",
+    )
 
 
-def _rank_where_last(draft: Draft, tap: Tap) -> int:
-    """Count the axes of a value that has its channels on the last one; 0 for another."""
-    if spec_of(draft, tap.owner, tap.nodes[0]).axis == 1:
-        return 0
-    return len(value_shape(draft, tap.owner, tap.nodes[0]))
-
-
-def _measured(draft: Draft, tap: Tap) -> Layout:
-    node = tap.nodes[0]
-    layout = layout_at(draft, f"{tap.owner}.{node.target}".lstrip(".")) if node.op == "call_module" else None
-    if layout is None:
+def _turn(draft: Draft, found: Found, axis: int | None) -> Turn | None:
+    tap, node = found.tap, found.tap.nodes[0]
+    if found.layout is not None:
+        return turn_for(found.layout)
+    try:
+        if (axis or spec_of(draft, tap.owner, node).axis) == 1:
+            return None
+    except LayoutError as error:
+        error.write = f'layout="native", which leaves {tap.name!r} as it is'
+        raise
+    layout = layout_of(axes_of(draft, tap.owner, node) or ())
+    if layout is not None:
+        return turn_for(layout)
+    rank = len(value_shape(draft, tap.owner, node))
+    if rank == 3:
         raise LayoutError(
             f"the tokens of {tap.name!r} cannot be laid out on a grid",
             found="no measured grid that they stand for",
-            write='layout="native", which leaves them as they are, or what a module gives',
+            write='layout="native", which leaves them as they are',
         )
-    return layout
+    return Turn((0, 3, 1, 2)) if rank == 4 else None
+
+
+def _of_a_part(draft: Draft, stopped: str, path: str) -> str:
+    """Write how to get a value out of the largest part around it that can be followed; "" for none."""
+    names = path.split(".")
+    for start in range(stopped.count(".") + 1 + bool(stopped), len(names)):
+        part, rest = ".".join(names[:start]), ".".join(names[start:])
+        try:
+            inner = Draft(draft.get(part))
+            turns_of(inner, Choice((parse(rest),)).find(inner, None), "native")
+        except (GraftError, AttributeError):
+            continue
+        return f"pipe(model.get_submodule({literal(part)}), features({literal(rest)}))"
+    return ""
 
 
 def _parsed(target: object) -> Selector:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from torchgraft.edits.load_weights import Source, load_weights
+from torchgraft.edits.load_weights import LoadWeights, Source, load_weights
+from torchgraft.errors import GraftError
 from torchgraft.graph.probe import Example
 from torchgraft.select import Target
 from torchgraft.text import spelled
@@ -48,7 +49,7 @@ def partial_load(
         'loaded 100.0 % of parameters (2 of 2 tensors); 2 excluded'
     """
     step = load_weights(source, exclude=exclude, min_coverage=min_coverage, init=init)
-    return pipe(model, step, seed=seed)
+    return _filled(model, step, seed=seed)
 
 
 @spelled
@@ -81,7 +82,7 @@ def transfer(
         True
     """
     step = load_weights(source, by="structure", policy=policy, min_coverage=min_coverage)
-    return pipe(target, step, example=example)
+    return _filled(target, step, example=example)
 
 
 @spelled
@@ -116,4 +117,15 @@ def transfer_weights(
         ('1.weight', '1.bias')
     """
     step = load_weights(source, by="structure", exclude=exclude, min_coverage=min_coverage)
-    return pipe(target, step, example=example)
+    return _filled(target, step, example=example)
+
+
+def _filled(
+    model: nn.Module, step: LoadWeights, *, example: Example | None = None, seed: int | None = None
+) -> nn.Module:
+    """Do the one step; an error is about the call that was written, and not about the step."""
+    try:
+        return pipe(model, step, example=example, seed=seed)
+    except GraftError as error:
+        error.asked, error.step = "", 0
+        raise

@@ -10,11 +10,9 @@ from torchgraft.blocks.block import Block
 from torchgraft.errors import AnalysisError, LayoutError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
-from torchgraft.graph.nodes import Node, name_of
+from torchgraft.graph.nodes import Node, is_in_place, name_of
 from torchgraft.select import Site
 from torchgraft.spec import TensorSpec
-
-_IN_PLACE = frozenset(("iadd", "isub", "imul", "itruediv", "ipow", "imatmul"))
 
 
 @attrs.frozen(eq=False)
@@ -44,12 +42,12 @@ def uses_of(draft: Draft, site: Site) -> list[Use]:
 
 def inplace(use: Use, module: nn.Module | None) -> bool:
     """Tell whether a use writes into what it takes."""
-    if module is not None:
-        return getattr(module, "inplace", False) is True
-    target = use.node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    by_name = name.endswith("_") and not name.endswith("__")
-    return by_name or name in _IN_PLACE or use.node.kwargs.get("inplace") is True
+    return inplace_module(module) if module is not None else is_in_place(use.node)
+
+
+def inplace_module(module: nn.Module | None) -> bool:
+    """Return True if a module writes into what it takes."""
+    return getattr(module, "inplace", False) is True
 
 
 def place_for(draft: Draft, site: Site, block: Block) -> TensorSpec:

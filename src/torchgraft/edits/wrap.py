@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import operator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from typing import ClassVar
 
 import attrs
 
 from torchgraft.blocks.block import Block
+from torchgraft.blocks.described import Described
 from torchgraft.blocks.parse import BlockLike, parse_block
-from torchgraft.edits.placing import check_name, put
+from torchgraft.edits.on_weight import put_on_weight
+from torchgraft.edits.placing import check_name, put_each
+from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, called, exits, output, relative
 from torchgraft.graph.kinds import is_container
 from torchgraft.select import Selector, Site, Target, outermost, parse
+from torchgraft.select.pattern import matches
 from torchgraft.text import spelled
 from torchgraft.transform import Transform
 
@@ -28,10 +35,41 @@ class Wrap(Transform):
     module_name: str | None = attrs.field(kw_only=True, default=None, alias="name")
 
     def _edit(self, draft: Draft) -> None:
-        label = self.block.label()
-        for site in outermost(self.target.find(draft)):
-            for edges, default, beside in _places(draft, site, label):
-                put(draft, edges, self.block, self.module_name, default, beside)
+        refused: dict[str, TargetError] = {}
+        sites = outermost(self.target.find(draft))
+        levels: set[int] = set()
+        for site in sites:
+            try:
+                self._put(draft, site, levels)
+            except TargetError as error:
+                if not self._on_weight(site):
+                    raise
+                refused[site.path] = error
+        for first in refused.values():
+            first.outside = None
+            if len(refused) < len(sites):
+                rest = functools.reduce(operator.sub, _patterns(refused, sites), self.target)
+                first.write = repr(attrs.evolve(self, target=rest))
+            raise first
+
+    def _on_weight(self, site: Site) -> bool:
+        return site.is_module and isinstance(self.block, Described) and self.block.kind.on_weight
+
+    def _put(self, draft: Draft, site: Site, levels: set[int]) -> None:
+        block, name = self.block, self.module_name
+        if not (self._on_weight(site) and put_on_weight(draft, site.path, block, name)):
+            put_each(draft, _places(draft, site, block.label()), block, name, levels)
+
+
+def _patterns(refused: Collection[str], sites: Iterable[Site]) -> list[str]:
+    """Write the paths to leave out, those that differ in numbers alone as one pattern."""
+    taken = [tuple(site.path.split(".")) for site in sites if site.path not in refused]
+    found: dict[str, None] = {}
+    for path in refused:
+        pattern = re.sub(r"(?<![^._])\d+(?![^._])", "*", path)
+        too_wide = any(matches(other, tuple(pattern.split("."))) for other in taken)
+        found[path if too_wide else pattern] = None
+    return list(found)
 
 
 def _places(draft: Draft, site: Site, label: str) -> Iterator[tuple[list[Edge], str, str]]:
@@ -77,6 +115,5 @@ def wrap(target: Target, block: BlockLike, *, name: str | None = None) -> Wrap:
         >>> wrap("layer4", se(reduction=8))
         wrap("layer4", se(reduction=8))
     """
-    made = Wrap(parse(target), parse_block(block), name=name)
-    check_name(name, repr(made))
-    return made
+    check_name(name)
+    return Wrap(parse(target), parse_block(block), name=name)

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchgraft.errors import ModelError
 from torchgraft.graph.clone import parts_of
-from torchgraft.text import function_name, kind, literal
+from torchgraft.text import function_name, kind, literal, shown
 
 
 def check_model(model: object, call: str = "pipe") -> None:
@@ -26,13 +26,13 @@ def check_model(model: object, call: str = "pipe") -> None:
         ModelError: it is something else; says what to pass.
     """
     if not isinstance(model, nn.Module):
+        made = _made(model)
         raise ModelError(
             "a model must be an instance of nn.Module",
-            asked=f"{call}({literal(model)[:80]}, ...)",
+            asked=f"{call}({shown(model)}, ...)",
             found=kind(model),
-            write=f"{call}({model.__name__}(), ...)"
-            if callable(model) and hasattr(model, "__name__")
-            else "",
+            write=f"{call}({made}, ...)" if made else "",
+            swap=(literal(model), made) if made else ("", ""),
         )
     if isinstance(model, (torch.jit.ScriptModule, torch.jit._trace.TopLevelTracedModule)):
         _refuse(model, "has no Python forward any more", "pipe(<the module that was scripted>, ...)")
@@ -62,6 +62,15 @@ def check_model(model: object, call: str = "pipe") -> None:
                     found=f"{_path(model, module)}.{name}".removeprefix("the root."),
                     write="model(<an input>) once, then pipe(model, ...)",
                 )
+
+
+def _made(model: object) -> str:
+    """Write what makes a model of a class, a builder or a name."""
+    if isinstance(model, str):
+        return f"get_model({literal(model)})"
+    if isinstance(model, type):
+        return f"{literal(model)}(<arguments>)"
+    return f"{literal(model)}()" if callable(model) else ""
 
 
 _UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import cast
-from weakref import WeakSet
 
 import torch
 from torch import fx, nn
@@ -23,7 +23,7 @@ _ATOMIC = frozenset(_ATOMS)
 _CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
-_PLAIN: WeakSet[type] = WeakSet()
+_PLAIN: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes seen to be cloned by their state alone."""
 
 
@@ -50,6 +50,7 @@ class Cloner:
 
     def __init__(self, model: nn.Module) -> None:
         self._tensor = TensorCloner(_tensors(model), self.value)
+        self._model = model
         self.memo: dict[int, object] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
@@ -101,6 +102,8 @@ class Cloner:
         if known is not None:
             return known
         new: object
+        if kind in (weakref.ref, *weakref.ProxyTypes):
+            return self._weak(value)
         if isinstance(value, nn.Module):
             return self.module(value)
         if isinstance(value, torch.Tensor):
@@ -127,6 +130,12 @@ class Cloner:
         self.memo[id(value)] = new
         return new
 
+    def _weak(self, value: object) -> object:
+        """Point to the clone of what a weak reference points to, where that is in the model."""
+        meant = pointed_at(value)
+        inside = any(meant is part for part in parts_of(self._model))
+        return pointer(value, self.module(meant)) if inside and meant is not None else value
+
     def _deep(self, value: object) -> object:
         # Tensors and modules below are put into the memo first, so that deepcopy finds them.
         if isinstance(value, nn.Module):
@@ -135,6 +144,20 @@ class Cloner:
         elif isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, self.value(value.__self__))
         return copy.deepcopy(value, self.memo)
+
+
+def pointed_at(value: object) -> nn.Module | None:
+    """Return the module that a value is, or points to weakly."""
+    value = value() if isinstance(value, weakref.ref) else value
+    # A method of a weak proxy is one of the module itself.
+    return value.modules.__self__ if isinstance(value, nn.Module) else None  # type: ignore[attr-defined]  # bound
+
+
+def pointer(value: object, module: nn.Module) -> object:
+    """Return a module in the way in which another value gives one: itself, or a weak reference."""
+    if isinstance(value, weakref.ref):
+        return weakref.ref(module)
+    return weakref.proxy(module) if type(value) in weakref.ProxyTypes else module
 
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:
@@ -150,6 +173,9 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
 def _regenerate(module: fx.GraphModule, new: fx.GraphModule) -> None:
     """Give the clone of a GraphModule a forward of its own."""
     type(new).__name__ = type(module).__name__
+    if (ready := getattr(type(new), "_ready", None)) is not None:
+        ready(new)
+        return
     for graph in {id(g): g for g in vars(new).values() if isinstance(g, fx.Graph)}.values():
         graph.owning_module = new
     new.recompile()

@@ -46,7 +46,7 @@ class TensorCloner:
     def __init__(self, tensors: Iterable[torch.Tensor], value: Callable[[object], object]) -> None:
         self._value = value
         seen = {id(t): t for t in tensors}
-        keys = Counter(key for t in seen.values() if (key := _storage(t)) is not None)
+        keys = Counter(key for t in seen.values() if (key := storage_of(t)) is not None)
         self._shared = {key for key, count in keys.items() if count > 1}
         self._storages: dict[int, torch.UntypedStorage] = {}
 
@@ -74,7 +74,7 @@ class TensorCloner:
         return clone
 
     def _data(self, tensor: torch.Tensor) -> torch.Tensor:
-        key = _storage(tensor)
+        key = storage_of(tensor)
         if key is None or key not in self._shared:
             return cow(tensor)
         if key not in self._storages:
@@ -85,7 +85,7 @@ class TensorCloner:
         return view.set_(self._storages[key], tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-def _storage(tensor: torch.Tensor) -> int | None:
+def storage_of(tensor: torch.Tensor) -> int | None:
     """Name the storage of a tensor without touching its memory; ``None`` where it has none."""
     try:
         return int(tensor.untyped_storage()._cdata)

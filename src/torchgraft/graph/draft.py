@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Iterable
+from typing import cast
 
 import attrs
 from torch import fx, nn
@@ -11,19 +14,29 @@ from torchgraft.errors import AnalysisError, TargetError, TraceError
 from torchgraft.graph.alike import Alike
 from torchgraft.graph.clone import Cloner
 from torchgraft.graph.evaluate import node_value
+from torchgraft.graph.following import EXAMPLE, hidden_in, own_forward
+from torchgraft.graph.inputs import hints_of
 from torchgraft.graph.kinds import has_forward, is_unit
-from torchgraft.graph.level import Level, make_level, traced_of
+from torchgraft.graph.level import (
+    Level,
+    make_level,
+    runs_graph,
+    start_graph,
+    state_of,
+    traced_of,
+    write_graphs,
+)
 from torchgraft.graph.nodes import all_names
 from torchgraft.graph.probe import Example, arguments_of, on_meta
 from torchgraft.graph.proxy import UNKNOWN, holds_node
-from torchgraft.graph.run import ModuleCall
+from torchgraft.graph.rewrites import Rewrite
+from torchgraft.graph.run import ModuleCall, Run
 from torchgraft.graph.runs import Runs
 from torchgraft.graph.sealing import check_names, check_runs
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
+from torchgraft.graph.verifying import check_level
 from torchgraft.text import class_name
-
-EXAMPLE = "_torchgraft_example"
 
 
 @attrs.frozen(eq=False)
@@ -63,6 +76,7 @@ class Draft(Tree):
         self._source = model
         self._alike = Alike()
         self._traced: dict[int, Traced | TraceError] = {}
+        self._compared: set[object] = set()
         self._dirty: dict[int, Level] = {}
         self._stale: dict[int, Level] = {}
         self._index: dict[str, dict[str, list[Call]]] = {}
@@ -76,9 +90,9 @@ class Draft(Tree):
             TraceError: the forward cannot be followed.
         """
         module = self.get(path)
-        if isinstance(module, Level):
+        if isinstance(module, Level) and runs_graph(module):
             return module.graphs
-        traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
+        traced = self._traced_of(module, path)
         return (traced.evaluate,) if traced.train is traced.evaluate else (traced.evaluate, traced.train)
 
     def calls(self, path: str) -> list[Call]:
@@ -115,14 +129,16 @@ class Draft(Tree):
             raise stopped
         if found:
             return list(found.values())
+        used = [] if unit else self._used(path)
+        called = [name for op, name in used if op == "call_module"]
+        reader = f"{class_name(type(self.get(unit)))} at {unit!r}" if unit else "its parent"
+        why = "uses its parameters directly" if used or unit else "never runs it, nor reads its parameters"
         raise TargetError(
             f"no forward calls {path!r} ({type(module).__name__})",
-            found=f"{class_name(type(self.get(unit)))} at {unit!r} uses its parameters directly"
-            if unit
-            else "its parent uses its parameters or its children directly",
-            write=f"a target outside of it: at(...) - {class_name(type(self.get(unit)))}"
-            if unit
-            else f"a target that is called{self._called_near(path)}",
+            wrong=path,
+            found="its children are called one by one" if called else f"{reader} {why}",
+            near=called[-1:],
+            outside=type(self.get(unit)) if unit else path,
         )
 
     def reached(self, owner: str) -> bool:
@@ -149,45 +165,73 @@ class Draft(Tree):
         self.rerun()
         return self.runs.of(module)
 
-    def value(self, owner: str, node: fx.Node, *, resized: bool = False) -> object:
+    def value(self, owner: str, node: fx.Node) -> object:
         """Compute the value of a node on meta tensors, from what its level got.
 
         Args:
             owner: path of the level.
             node: the node.
-            resized: for a larger input than the usual one.
 
         Raises:
             AnalysisError: the model does not run on meta tensors, or never calls the level.
         """
-        calls = self.runs.resized().of(self.get(owner)) if resized else self.record(owner)
+        calls = self.record(owner)
         if not calls:
             raise AnalysisError(f"no run of the model calls {owner!r}", found="shapes there are unknown")
         while self._stale:  # a node may call a level that was edited since
-            self._stale.popitem()[1].recompile()
+            start_graph(self._stale.popitem()[1])
         return node_value(node, calls[0], self.get(owner))
 
     # Editing -----------------------------------------------------------------------------
 
     def open(self, path: str) -> Level:
-        """Turn the module at a path into a level, so that its forward can be edited.
+        """Turn the module at a path into a level whose graph runs, so that it can be edited in any way.
+
+        What is done to the graph is known to nobody then, so it cannot be done again for another
+        way of calling the level: see ``rewrite``.
 
         Raises:
             TraceError: its forward cannot be followed.
         """
+        level = self._written(path)
+        step = self.steps[-1] if self.steps else "an edit"
+        state_of(level).fixed = state_of(level).fixed or f"{step} cannot be put in again"
+        return level
+
+    def rewrite(self, owner: str, rewrites: Iterable[tuple[fx.Graph, Rewrite]]) -> None:
+        """Change graphs of a level, and keep what was done for other ways of calling it.
+
+        Args:
+            owner: path of the level.
+            rewrites: each with the graph it is for.
+
+        Raises:
+            TraceError: its forward cannot be followed.
+        """
+        state = state_of(self._written(owner))
+        pattern, done = state.patterns[0], dict[Rewrite, frozenset[bool]]()
+        for graph, rewrite in rewrites:
+            rewrite.apply(graph)
+            modes = {mode for mode in (False, True) if pattern.graph(training=mode) is graph}
+            done[rewrite] = done.get(rewrite, frozenset()) | modes
+        state.rewrites = (*state.rewrites, *done.items())
+
+    def _written(self, path: str) -> Level:
         module = self.get(path)
-        if isinstance(module, Level):
-            self.before.setdefault(path, all_names(module.graphs, path))
-            self._dirty[id(module)] = self._stale[id(module)] = module
-            return module
-        foreign = isinstance(module, fx.GraphModule)
-        traced = traced_of(module) if isinstance(module, fx.GraphModule) else self._follow(module, path)
-        level = make_level(module, traced, path)
+        if not runs_graph(module):
+            traced = self._traced_of(module, path)
+            checked = self._compare(module, path, traced)
+            foreign = isinstance(module, fx.GraphModule) and not isinstance(module, Level)
+            level = make_level(module, path)
+            write_graphs(level, traced)
+            state_of(level).is_checked = checked
+            self.opened.append(path)
+            if foreign:
+                self.changed()
+        level = cast("Level", module)
+        del state_of(level).patterns[1:]
         self.before.setdefault(path, all_names(level.graphs, path))
-        if foreign:
-            self.changed()
         self._dirty[id(level)] = self._stale[id(level)] = level
-        self.opened.append(path)
         return level
 
     def changed(self) -> None:
@@ -195,18 +239,30 @@ class Draft(Tree):
         self._index.clear()
         self.runs.renew()
 
+    def forget(self, path: str = "") -> None:
+        """Follow a module anew, by default all, in new runs: what forwards read was changed."""
+        if path:
+            self._traced.pop(id(self.get(path)), None)
+        else:
+            self._traced.clear()
+            self.rerun()
+        self.changed()
+
     # Sealing -----------------------------------------------------------------------------
 
     def seal(self) -> nn.Module:
-        """Open the root, generate the code of what was edited, check, and hand the model over.
+        """Generate the code of what was edited, check, and hand the model over as a GraphModule.
 
         Raises:
             ShapeError: the edited model does not run on the input that the original took.
+            TargetError: a forward that cannot be followed goes through children, and one is new.
         """
-        try:
-            self.open("")
-        except TraceError as error:
-            self.unfollowed = error
+        if not isinstance(self.root, fx.GraphModule):
+            try:
+                make_level(self.root, "")
+            except TraceError as error:
+                self.unfollowed = error
+        self._check_enumerations()
         self.order()
         for level in self._dirty.values():
             check_names(level)
@@ -217,11 +273,75 @@ class Draft(Tree):
             vars(self.root)[EXAMPLE] = on_meta(self.example)
         return self.root
 
+    def _check_enumerations(self) -> None:
+        """Open the levels above whose forwards go through the children of a module that got a new one.
+
+        They would call the new child, or count it. In a graph they call those that were there.
+
+        Raises:
+            TargetError: such a forward cannot be followed.
+        """
+        places = [place for parent in self.grown.values() for place in self.names(parent)]
+        for place in places:
+            owner = place
+            while owner:
+                owner = owner.rpartition(".")[0]
+                above = self.get(owner)
+                if not has_forward(above) or is_unit(above) or runs_graph(above):
+                    continue
+                stopped: TraceError | None = None
+                try:
+                    enumerated = self._traced_of(above, owner).enumerated
+                except TraceError as error:
+                    stopped, enumerated = error, error.enumerated
+                if place[len(owner) :].lstrip(".") in enumerated:
+                    if stopped is not None:
+                        raise TargetError(
+                            f"{class_name(type(above))} goes through the children of {place!r} one by one, "
+                            "and would meet the new one",
+                            found=stopped.found,
+                            write=stopped.write
+                            if stopped.write.startswith("model.")
+                            else f'a target outside of it, or one of its children: "{place}.0"',
+                        ) from stopped
+                    self._written(owner)
+
     def rerun(self) -> None:
         """Forget what runs told; the next one is of the model as edited so far."""
-        self.runs = Runs(self.runnable, self.example)
+        self.runs = Runs(self.runnable, self.example, edited=True)
 
     # Inside ------------------------------------------------------------------------------
+
+    def _compare(self, module: nn.Module, path: str, traced: Traced) -> bool:
+        """Compare the graph of a forward with the forward, those that are alike once.
+
+        Returns:
+            False if no run tells what it gets.
+
+        Raises:
+            TraceError: the graph computes something else.
+        """
+        own = own_forward(module)
+        if isinstance(module, fx.GraphModule) and not isinstance(module, Level):
+            return True  # its graph is its forward
+        if getattr(own, "__func__", own) is nn.Sequential.forward:
+            return True
+        if traced.alike not in self._compared:
+            if not check_level(module, path, traced, self._known_run):
+                return False
+            self._compared.add(traced.alike)
+        return True
+
+    def _known_run(self) -> Run | None:
+        try:
+            return self.runs.run(training=False)
+        except AnalysisError:
+            return None
+
+    def _traced_of(self, module: nn.Module, path: str) -> Traced:
+        if isinstance(module, fx.GraphModule) and not isinstance(module, Level):
+            return traced_of(module)
+        return self._follow(module, path)
 
     def _follow(self, module: nn.Module, path: str) -> Traced:
         known = self._traced.get(id(module))
@@ -231,7 +351,8 @@ class Draft(Tree):
                 signature = self._alike.signature(module, hints) if path else None
                 known = self._alike.get(signature)
                 if known is None:
-                    known = trace_level(module, path, lambda mode: self.runs.arguments(module, mode), hints)
+                    given = functools.partial(self.runs.arguments, module)
+                    known = trace_level(module, path, given, hints, hidden_in(module), self.runs.gives_none)
                     self._alike.keep(signature, known)
             except TraceError as error:
                 known = error
@@ -242,47 +363,45 @@ class Draft(Tree):
 
     def _passed(self, module: nn.Module, path: str) -> dict[str, object]:
         """Tell what callers pass for parameters that have defaults; data is unknown."""
-        signature = inspect.signature(module.forward)
-        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        optional = [
-            p.name for p in signature.parameters.values() if p.default is not p.empty or p.kind in kinds
-        ]
-        if not optional:
-            return {}
+        forward = own_forward(module)
         if not path:
-            given = arguments_of(self.example) if self.example is not None else ((), {})
-            return dict(signature.bind_partial(*given[0], **given[1]).arguments)
+            return dict(hints_of(forward, *arguments_of(self.example))) if self.example is not None else {}
+        parameters = inspect.signature(forward).parameters.values()
+        if all(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+            return {}
         try:
-            calls = self.calls(path)
+            call = self.calls(path)[0].node  # for the others it is followed again when they come
         except (TargetError, TraceError):
             return {}
-        found = [signature.bind_partial(*call.node.args, **call.node.kwargs).arguments for call in calls]
-        passed = [{n: UNKNOWN if holds_node(v) else v for n, v in one.items()} for one in found]
-        for name in optional:
-            if len({repr(one.get(name)) for one in passed}) > 1:
-                raise TraceError(
-                    f"{path!r} is called with different settings for {name!r}, and its forward can be one",
-                    module=path,
-                    found=", ".join(sorted({repr(one.get(name)) for one in passed})),
-                    write="an edit around it: inject(...) before or after",
-                )
-        return passed[0]
+        args = [UNKNOWN if holds_node(a) else a for a in call.args]
+        return dict(
+            hints_of(forward, args, {n: UNKNOWN if holds_node(a) else a for n, a in call.kwargs.items()})
+        )
 
     def _calls_in(self, owner: str, module: nn.Module) -> list[Call]:
         index = self._index.get(owner)
         if index is None:
+            graphs = self.graphs(owner)  # where this fails, nothing is known
             index = self._index[owner] = {}
-            for graph in self.graphs(owner):
+            for graph in graphs:
                 for node in graph.nodes:
                     if node.op == "call_module":
                         index.setdefault(str(node.target), []).append(Call(owner, graph, node))
         names = {name[len(owner) :].lstrip(".") for name in self.names(module) if _inside(name, owner)}
         return [call for name in names for call in index.get(name, [])]
 
-    def _called_near(self, path: str) -> str:
-        names = [name for name, _ in self.get(path).named_children()]
-        near = f"{path}.{names[-1]}" if names else path.rpartition(".")[0]
-        return f': "{near}"' if near else ""
+    def _used(self, path: str) -> list[tuple[str, str]]:
+        """Return what forwards call and read of what stands in a module, by operation and path."""
+        found: list[tuple[str, str]] = []
+        owner = path
+        while owner:
+            owner = owner.rpartition(".")[0]
+            prefix = f"{path[len(owner) :].lstrip('.')}."
+            for graph in self.graphs(owner) if has_forward(self.get(owner)) else ():
+                nodes = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
+                below = [node for node in nodes if str(node.target).startswith(prefix)]
+                found += [(node.op, f"{owner}.{node.target}".lstrip(".")) for node in below]
+        return found
 
     def runnable(self) -> nn.Module:
         """Bring generated code up to date, for a run in the middle of the editing."""
@@ -291,7 +410,7 @@ class Draft(Tree):
 
     def _compile(self) -> None:
         for level in self._dirty.values():
-            level.recompile()
+            start_graph(level)
 
 
 def _inside(name: str, owner: str) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import attrs
-import torch
 from torch import fx, nn
 
 from torchgraft.errors import TargetError
+from torchgraft.graph.anchor import anchor_of
 from torchgraft.graph.draft import Call, Draft
+from torchgraft.graph.kinds import has_forward
+from torchgraft.graph.rewrites import Insert
+from torchgraft.text import literal
 
 _BESIDE = "_torchgraft_beside"
 
@@ -24,6 +28,8 @@ class Edge:
         value: the node with the value.
         users: the nodes that will take the new value instead.
         entry: the node with what the target took; ``None`` where it is no one value.
+        side: which uses these are: all of the value, that of one node, that of the output, some.
+        every: one of the edges at every call of a module.
     """
 
     owner: str
@@ -31,32 +37,8 @@ class Edge:
     value: fx.Node
     users: tuple[fx.Node, ...]
     entry: fx.Node | None = None
-
-    def insert(self, name: str, *, channels_last: bool, with_entry: bool = False) -> fx.Node:
-        """Call the child ``name`` on the value and give the result to the users.
-
-        Args:
-            name: name of a child of the level.
-            channels_last: move the channels to axis 1 for the call, and back.
-            with_entry: call it with what the target took, then the value.
-
-        Returns:
-            The node with the new value.
-        """
-        taken = [self.entry, self.value] if with_entry and self.entry is not None else [self.value]
-        graph, last = self.graph, self.value
-        if channels_last:
-            for i, given in enumerate(taken):
-                with graph.inserting_after(last):
-                    taken[i] = last = graph.call_function(torch.movedim, (given, -1, 1))
-        with graph.inserting_after(last):
-            node = graph.call_module(name, tuple(taken))
-        if channels_last:
-            with graph.inserting_after(node):
-                node = graph.call_function(torch.movedim, (node, 1, -1))
-        for user in self.users:
-            user.replace_input_with(self.value, node)
-        return node
+    side: Literal["after", "before", "output", "between"] = "between"
+    every: bool = False
 
     def consumer(self) -> str:
         """Name what takes the value."""
@@ -78,7 +60,7 @@ def after(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
             found="a call for its effect alone, such as an operation in place",
             write="a target whose value is used",
         )
-    return Edge(owner, graph, node, tuple(node.users), next(iter(node.all_input_nodes), None))
+    return Edge(owner, graph, node, tuple(node.users), next(iter(node.all_input_nodes), None), "after")
 
 
 def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
@@ -96,7 +78,7 @@ def before(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
             found=", ".join(source.name for source in sources),
             write=f'inject(<the target that gives one of them>, ..., where="after"): {sources[0].name}',
         )
-    return Edge(owner, graph, sources[0], (node,))
+    return Edge(owner, graph, sources[0], (node,), None, "before")
 
 
 def output(draft: Draft, path: str) -> list[Edge]:
@@ -106,17 +88,17 @@ def output(draft: Draft, path: str) -> list[Edge]:
         TargetError: the level returns something that is not one value.
     """
     edges = []
-    for graph in draft.open(path).graphs:
+    for graph in draft.graphs(path):
         end = next(node for node in graph.nodes if node.op == "output")
         (value,) = end.args
         if not isinstance(value, fx.Node):
             raise TargetError(
                 f"{path!r} does not return one tensor",
-                found=f"it returns a {type(value).__name__}",
+                found=f"it returns a {type(value).__name__.removeprefix('immutable_')}",
                 write="a target inside it, or the level that takes its output apart",
             )
         entry = next((node for node in graph.nodes if node.op == "placeholder"), None)
-        edges.append(Edge(path, graph, value, (end,), entry))
+        edges.append(Edge(path, graph, value, (end,), entry, "output"))
     return edges
 
 
@@ -124,8 +106,34 @@ def around(calls: list[Call], side: Callable[[str, fx.Graph, fx.Node], Edge]) ->
     """Return the edges on one side of some calls, by level."""
     found: dict[str, list[Edge]] = {}
     for call in calls:
-        found.setdefault(call.owner, []).append(side(call.owner, call.graph, call.node))
+        edge = side(call.owner, call.graph, call.node)
+        found.setdefault(call.owner, []).append(attrs.evolve(edge, every=True))
     return found
+
+
+def insert_child(
+    draft: Draft, edges: list[Edge], name: str, *, channels_last: bool = False, with_entry: bool = False
+) -> None:
+    """Call a child of a level on the values of some edges, and give the results to their users.
+
+    Args:
+        draft: the draft.
+        edges: edges of one level.
+        name: name of the child.
+        channels_last: move the channels to axis 1 for the call, and back.
+        with_entry: call it with what the target took, then the value.
+    """
+    made: dict[tuple[int, Insert], fx.Graph] = {}
+    for edge in edges:
+        at = anchor_of(edge.value if edge.side in ("after", "between") else edge.users[0])
+        if edge.every:
+            at = attrs.evolve(at, number=0, count=1)
+        users = tuple(map(anchor_of, edge.users)) if edge.side == "between" else ()
+        insert = Insert(
+            name, at, edge.side, users, channels_last, with_entry and edge.entry is not None, edge.every
+        )
+        made[id(edge.graph), insert] = edge.graph
+    draft.rewrite(edges[0].owner, [(graph, insert) for (_, insert), graph in made.items()])
 
 
 def called(draft: Draft, path: str) -> bool:
@@ -144,7 +152,7 @@ def called(draft: Draft, path: str) -> bool:
             raise TargetError(
                 f"{path!r} is called in one mode, and its children one by one in the other",
                 found=f"both in {owner or 'the root'}",
-                write=f'a target inside it: "{path}.<a child>"',
+                swap=(literal(path), f'"{path}.<child>"'),
             )
     return True
 
@@ -160,7 +168,7 @@ def exits(draft: Draft, path: str) -> list[Edge]:
         owner = owner.rpartition(".")[0]
         prefix = relative(path, owner) + "."
         edges = []
-        for graph in draft.graphs(owner):
+        for graph in draft.graphs(owner) if has_forward(draft.get(owner)) else ():
             inside = {n for n in graph.nodes if n.op == "call_module" and str(n.target).startswith(prefix)}
             for node in graph.nodes:
                 outside = tuple(user for user in node.users if user not in inside)
@@ -171,10 +179,10 @@ def exits(draft: Draft, path: str) -> list[Edge]:
                 raise TargetError(
                     f"{len(edges)} values leave {path!r}, whose children are called one by one",
                     found=", ".join(sorted({str(edge.value.target) for edge in edges})[:6]),
-                    write=f"one of its children: {path}.{str(edges[-1].value.target)[len(prefix) :]}",
+                    swap=(literal(path), literal(f"{owner}.{edges[-1].value.target}".lstrip("."))),
                 )
             return edges
-    raise TargetError(f"no forward calls {path!r} or anything in it", write="a target that is called")
+    raise TargetError(f"no forward calls {path!r} or anything in it", wrong=path, outside=path)
 
 
 def relative(path: str, owner: str) -> str:
@@ -191,43 +199,6 @@ def feeds_output_only(draft: Draft, edge: Edge) -> bool:
     return all(feeds_output_only(draft, after(c.owner, c.graph, c.node)) for c in draft.calls(edge.owner))
 
 
-def exchange_node(node: fx.Node, name: str) -> fx.Node:
-    """Put the call of a child in the place of a node; it takes the values that the node took."""
-    graph = node.graph
-    with graph.inserting_before(node):
-        new = graph.call_module(name, tuple(node.all_input_nodes))
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
-    return new
-
-
-def turn(call: fx.Node) -> None:
-    """Move the channels to axis 1 for a call, and back."""
-    (source, *others), graph = call.args, call.graph
-    with graph.inserting_before(call):
-        entry = graph.call_function(torch.movedim, (source, -1, 1))
-    call.args = (entry, *others)
-    users = tuple(call.users)
-    with graph.inserting_after(call):
-        back = graph.call_function(torch.movedim, (call, 1, -1))
-    for user in users:
-        user.replace_input_with(call, back)
-
-
-def later_users(node: fx.Node) -> list[fx.Node]:
-    """List the uses of what a node takes that come after it: they see what it wrote in place."""
-    source = next(iter(node.all_input_nodes), None)
-    if source is None:
-        return []
-    behind = False
-    found = []
-    for other in node.graph.nodes:
-        if behind and other in source.users and other is not node:
-            found.append(other)
-        behind = behind or other is node
-    return found
-
-
 def is_beside(module: object) -> bool:
     """Tell whether a module was put beside a target: it is called with its input, then its output."""
     return isinstance(module, nn.Module) and vars(module).get(_BESIDE) is True
@@ -236,19 +207,3 @@ def is_beside(module: object) -> bool:
 def set_beside(module: nn.Module) -> None:
     """Note on a module that it stands beside a target, so that it can be taken out again."""
     vars(module)[_BESIDE] = True
-
-
-def bypass(node: fx.Node, source: fx.Node) -> None:
-    """Take a node out; its users get one of its inputs instead."""
-    graph, taken = node.graph, node.all_input_nodes
-    node.replace_all_uses_with(source)
-    graph.erase_node(node)
-    if source.target is torch.movedim:
-        # What moved the channels for the node alone goes with it.
-        for user in list(source.users):
-            if user.target is torch.movedim and user.args[1:] == source.args[:0:-1]:
-                user.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]  # a node
-                graph.erase_node(user)
-    for moved in taken:
-        if moved.target is torch.movedim and not moved.users:
-            graph.erase_node(moved)

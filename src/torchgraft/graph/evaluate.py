@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
 from torch import fx, nn
 
-from torchgraft.graph.guard import guard
+from torchgraft.graph.guard import guard, nothing
 from torchgraft.graph.proxy import to_meta
 from torchgraft.graph.run import ModuleCall, run_on_meta
+
+Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 _META = torch.device("meta")
 
@@ -29,8 +32,9 @@ def evaluate(node: fx.Node, values: Mapping[fx.Node, object], owner: nn.Module, 
         The value; tensors in it are on the meta device.
     """
     known = cast("Callable[[fx.Node], fx.node.Argument]", values.__getitem__)
-    args = cast("tuple[object, ...]", to_meta(fx.map_arg(node.args, known)))
-    kwargs = cast("dict[str, object]", to_meta(fx.map_arg(node.kwargs, known)))
+    # The values themselves, not copies: a list that one node appends to has one more for the next.
+    args = cast("tuple[object, ...]", fx.map_arg(node.args, known))
+    kwargs = cast("dict[str, object]", fx.map_arg(node.kwargs, known))
     if node.op != "call_module" and node.target not in (getattr, guard):
         args = tuple(_META if isinstance(a, torch.device) else a for a in args)
         kwargs = {name: _META if name == "device" else a for name, a in kwargs.items()}
@@ -62,28 +66,59 @@ def node_value(node: fx.Node, call: ModuleCall, owner: nn.Module) -> object:
     Returns:
         The value; tensors in it are on the meta device.
     """
-    bound = inspect.signature(owner.forward).bind(*call.args, **call.kwargs).arguments
+    return _values([node], (call.args, call.kwargs), owner, training=False)[node]
+
+
+def run_guards(graph: fx.Graph, given: Arguments, owner: nn.Module) -> None:
+    """Run the guards of a graph, and what they depend on, on meta tensors.
+
+    Args:
+        graph: the graph.
+        given: positional and keyword arguments of its level.
+        owner: the level.
+
+    Raises:
+        SpecialisedError: a decision falls otherwise than it did at tracing.
+    """
+    guards = [node for node in graph.nodes if node.target in (guard, nothing)]
+    if guards:
+        _values(guards, given, owner, training=owner.training)
+
+
+def _values(
+    wanted: list[fx.Node], given: Arguments, owner: nn.Module, *, training: bool
+) -> dict[fx.Node, object]:
+    bound = inspect.signature(owner.forward).bind(*given[0], **given[1]).arguments
     values: dict[fx.Node, object] = {}
-    needed = _ancestors(node)
-    for step in node.graph.nodes:
+    needed = _ancestors(wanted)
+    for step in wanted[0].graph.nodes:
         if step not in needed:
             continue
         if step.op == "placeholder":
             default = step.args[0] if step.args else None
-            values[step] = bound.get(str(step.target).lstrip("*"), default)
+            values[step] = to_meta(bound.get(str(step.target).lstrip("*"), default))
         elif step.op == "get_attr":
             parent, _, name = str(step.target).rpartition(".")
             values[step] = to_meta(getattr(owner.get_submodule(parent), name))
         else:
-            values[step] = evaluate(step, values, owner, training=False)
-    return values[node]
+            values[step] = evaluate(step, values, owner, training=training)
+        if step is wanted[-1]:
+            break
+    return values
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found, waiting = {node}, [node]
+def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
+    found, waiting = set(nodes), list(nodes)
     while waiting:
-        for source in waiting.pop().all_input_nodes:
+        taken = waiting.pop()
+        written = [user for user in taken.users if user.target is operator.setitem or _is_effect(user)]
+        for source in (*taken.all_input_nodes, *written):
             if source not in found:
                 found.add(source)
                 waiting.append(source)
     return found
+
+
+def _is_effect(node: fx.Node) -> bool:
+    """Tell whether a method is called for what it does to its object, such as ``append``."""
+    return node.op == "call_method" and all(user.target is nothing for user in node.users)

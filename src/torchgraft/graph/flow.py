@@ -183,7 +183,8 @@ def _reach(
 
 def _is_fact(node: fx.Node) -> bool:
     """Tell whether a node checks, reads a size or a dtype, makes a value of a size, or is read by nobody."""
-    if node.target in _CHECKS or (node.target is operator.getitem and not node.users):
+    checked = all(user.target in _CHECKS for user in node.users)
+    if node.target in _CHECKS or (checked and (node.users or node.target is operator.getitem)):
         return True
     asked = node.args[1] if node.target is getattr else node.target
     name = asked if isinstance(asked, str) else getattr(asked, "__name__", "")

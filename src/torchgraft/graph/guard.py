@@ -49,10 +49,7 @@ def baked(value: object, expected: object, name: str) -> None:
     Raises:
         SpecialisedError: the argument is another one.
     """
-    same = value is expected or (
-        not isinstance(value, torch.Tensor) and type(value) is type(expected) and value == expected
-    )
-    if not same:
+    if not is_same(value, expected):
         raise SpecialisedError(
             f"this forward was traced with {name}={expected!r}",
             found=f"{name} is a {type(value).__name__}",
@@ -60,19 +57,38 @@ def baked(value: object, expected: object, name: str) -> None:
         )
 
 
+def is_same(value: object, expected: object) -> bool:
+    """Return True if a setting has the value that it had at tracing."""
+    return value is expected or (
+        not isinstance(value, torch.Tensor) and type(value) is type(expected) and bool(value == expected)
+    )
+
+
 @fx.wrap
-def counted(values: Sized, expected: int, name: str) -> None:
-    """Raise when a forward gets more or fewer variable arguments than it was traced with.
+def counted(values: Sized, expected: int | tuple[str, ...], name: str) -> None:
+    """Raise when a forward gets other variable arguments than it was traced with.
+
+    Args:
+        values: the variable arguments of this call.
+        expected: how many there were, or the names of those by keyword.
+        name: name of the parameter.
 
     Raises:
-        SpecialisedError: there are more or fewer.
+        SpecialisedError: there are more, fewer or others.
     """
-    if len(values) != expected:
+    if not are_counted(values, expected):
         raise SpecialisedError(
-            f"this forward was traced with {expected} of {name!r}",
-            found=f"{len(values)} of them",
+            f"this forward was traced with {expected or 0} of {name!r}",
+            found=", ".join(values) if isinstance(values, dict) else f"{len(values)} of them",
             write="trace(model, example=<all the arguments>)",
         )
+
+
+def are_counted(values: Sized, expected: int | tuple[str, ...]) -> bool:
+    """Return True if variable arguments are as many, or have the same names, as at tracing."""
+    if isinstance(expected, int):
+        return len(values) == expected
+    return isinstance(values, dict) and values.keys() == set(expected)
 
 
 @fx.wrap
@@ -109,17 +125,3 @@ def nothing(value: object, said: str) -> None:
 def listed(*items: object) -> list[object]:
     """Make the list that a module is called with."""
     return list(items)
-
-
-def same_mode(mode: bool, expected: bool, path: str) -> None:
-    """Raise when a child that a forward runs itself is in another mode than the forward.
-
-    Raises:
-        SpecialisedError: it is.
-    """
-    if mode is not expected:
-        raise SpecialisedError(
-            f"this forward reads the mode of its child {path!r}, and was traced with both in the same",
-            found=f"training={mode} in the child and {expected} around it",
-            write="the freeze before any edit of this forward, so that it is not traced",
-        )

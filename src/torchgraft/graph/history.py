@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 from torch import nn
 
 from torchgraft.errors import TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.outline import Outline
+from torchgraft.graph.outline import Outline, named_tensors
 from torchgraft.graph.probe import Example, on_meta
 
 _KEY = "_torchgraft_history"
@@ -43,6 +45,7 @@ class History:
         outline: what the model consisted of before the first of them.
         example: the input that was given for the first of them; edits may have changed what the
             model takes since.
+        new: names of the tensors that they added, or put in the place of others.
     """
 
     origin: Origin | None = None
@@ -52,6 +55,7 @@ class History:
     outline: Outline | None = attrs.field(default=None, eq=False, repr=False)
     unfollowed_error: TraceError | None = attrs.field(default=None, eq=False, repr=False)
     example: Example | None = attrs.field(default=None, eq=False, repr=False)
+    new: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
 
     @classmethod
     def of(
@@ -78,13 +82,34 @@ class History:
         said = stopped.found if stopped else ""
         known = example if before.example is None else before.example
         kept = None if known is None else on_meta(known)
-        return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped, kept)
+        was = {key: name for key, (name, _) in draft.begun.items() if name not in before.new}
+        new = tuple(name for name, tensor in named_tensors(draft.root) if id(tensor) not in was)
+        return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped, kept, new)
 
 
 def history_of(model: nn.Module) -> History:
     """Return what was done to a model; nothing for one that no transform made."""
     known = vars(model).get(_KEY)
     return known if isinstance(known, History) else History()
+
+
+def hung_by_steps(draft: Draft) -> frozenset[str]:
+    """Find the modules that steps put beside those that were there, and not in the place of any."""
+    before = history_of(draft.root)
+    old = {key for key, (name, _) in draft.begun.items() if name not in before.new}
+    kept = _above(name for name, tensor in named_tensors(draft.root) if id(tensor) in old)
+    stood = before.outline.modules if before.outline else _above(name for name, _ in draft.begun.values())
+    paths = (path for path, _ in draft.modules() if path and path.rpartition(".")[0] in kept)
+    return frozenset(path for path in paths if path not in kept and path not in stood)
+
+
+def _above(names: Iterable[str]) -> set[str]:
+    """Return the paths of the modules that tensors are in."""
+    found = {""}
+    for name in names:
+        while name := name.rpartition(".")[0]:
+            found.add(name)
+    return found
 
 
 def set_history(model: nn.Module, history: History) -> None:

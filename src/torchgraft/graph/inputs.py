@@ -11,7 +11,6 @@ from torch import fx, nn
 
 from torchgraft.graph import proxy as px
 from torchgraft.graph.guard import baked, counted, passed_on
-from torchgraft.graph.whereabouts import names_asked_for_none
 
 Arguments = tuple[tuple[object, ...], dict[str, object]]
 Hints = Mapping[str, object]
@@ -35,12 +34,12 @@ class Inputs(Protocol):
         """Make the proxy of a node."""
 
 
-def placeholders(tracer: Inputs, shadow: nn.Module) -> tuple[list[object], dict[str, object]]:
+def placeholders(tracer: Inputs, function: Callable[..., object]) -> tuple[list[object], dict[str, object]]:
     """Make the placeholders of a forward, and what it is called with.
 
     Args:
         tracer: the tracer.
-        shadow: the module whose forward is followed.
+        function: the forward that is followed, bound to its module.
 
     Returns:
         Positional and keyword arguments: proxies for data, the values themselves for
@@ -48,39 +47,62 @@ def placeholders(tracer: Inputs, shadow: nn.Module) -> tuple[list[object], dict[
     """
     args: list[object] = []
     kwargs: dict[str, object] = {}
-    given = tracer.hints if tracer.example is None else bind(shadow.forward, *tracer.example)
-    asked = names_asked_for_none(tracer.source)
+    given = tracer.hints if tracer.example is None else bind(function, *tracer.example)
     flowing: list[fx.Node] = []
-    settings: list[tuple[fx.Node, object, str]] = []
-    for parameter in inspect.signature(shadow.forward).parameters.values():
+    settings: list[tuple[fx.Proxy, object, str]] = []
+
+    def pass_on(value: object, proxy: fx.Proxy, name: str) -> object:
+        if value is inspect.Parameter.empty or flows(value):
+            return proxy
+        settings.append((proxy, value, name))
+        return value
+
+    for parameter in inspect.signature(function).parameters.values():
         name, default, kind = parameter.name, parameter.default, parameter.kind
         stars = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
-        default = () if stars else default
-        known = given.get(name, default)
-        node = tracer.graph.placeholder(stars + name, default_value=parameter.default)
+        known = given.get(name, {"*": (), "**": {}}.get(stars, default))
+        node = tracer.graph.placeholder(stars + name, default_value=default)
         tracer.values[node] = px.UNKNOWN if tracer.example is None else px.to_meta(known)
-        if stars:
-            settings.append((node, len(known) if isinstance(known, (tuple, dict)) else 0, name))
-            if stars == "*":
-                args += [tracer.proxy(node)[i] for i in range(settings[-1][1])]  # type: ignore[index, call-overload]  # an integer
-            continue
-        passed: object = known
-        if known is parameter.empty or flows(known):
-            passed = tracer.proxy(node)
-            if name in asked:
+        proxy = tracer.proxy(node)
+        if stars == "*" and isinstance(known, tuple):
+            tracer.create_proxy("call_function", counted, (proxy, len(known), name), {})
+            args += [pass_on(value, proxy[i], f"{name}[{i}]") for i, value in enumerate(known)]  # type: ignore[index]  # an integer
+        elif stars == "**" and isinstance(known, dict):
+            tracer.create_proxy("call_function", counted, (proxy, tuple(known), name), {})
+            kwargs.update((key, pass_on(v, proxy[key], f"{name}[{key!r}]")) for key, v in known.items())  # type: ignore[index]  # a name
+        else:
+            passed = pass_on(known, proxy, name)
+            if passed is proxy and (default is None or args or kwargs):  # somebody may pass None
                 flowing.append(node)
-        else:
-            settings.append((node, known, name))
-        if kind is parameter.KEYWORD_ONLY:
-            kwargs[name] = passed
-        else:
-            args.append(passed)
-    for node, known, name in settings:
-        function = counted if node.target.startswith("*") else baked  # type: ignore[union-attr]  # a name
-        tracer.create_proxy("call_function", function, (tracer.proxy(node), known, name), {})
+            if kind is parameter.KEYWORD_ONLY:
+                kwargs[name] = passed
+            else:
+                args.append(passed)
+    for setting, known, name in settings:
+        tracer.create_proxy("call_function", baked, (setting, known, name), {})
     for node in flowing:
         tracer.create_proxy("call_function", passed_on, (tracer.proxy(node), str(node.target)), {})
     return args, kwargs
+
+
+def hints_of(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> Hints:
+    """Name the arguments of a call, without the data among them."""
+    signature = inspect.signature(forward)
+    bound = signature.bind_partial(*args, **kwargs).arguments
+    hints: dict[str, object] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            hints[name] = tuple(map(_without_data, value))
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            hints[name] = {key: _without_data(item) for key, item in value.items()}
+        else:
+            hints[name] = _without_data(value)
+    return hints
+
+
+def _without_data(value: object) -> object:
+    return px.UNKNOWN if flows(value) else value
 
 
 def bind(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> Hints:
@@ -90,4 +112,5 @@ def bind(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping
 
 def flows(value: object) -> bool:
     """Tell whether an argument is data; modes, names and ``None`` are settings, which are baked in."""
-    return value is px.UNKNOWN or type(value) in (int, float) or isinstance(value, _DATA)
+    plain = value is px.UNKNOWN or type(value) in (int, float) or isinstance(value, _DATA)
+    return plain or bool(px.attributes_of(value))

@@ -1,26 +1,76 @@
-"""Levels: modules whose own forward is a graph, one for each mode where the modes differ.
+"""Levels: modules whose own forward is there as a graph, or can be had as one.
 
 A level is the module itself under another class: a GraphModule that is also of the class
 the module had. So hooks that are bound to it, its other methods, its properties and its own
-idea of ``train`` or ``state_dict`` go on to work.
+idea of ``train`` or ``state_dict`` go on to work. A level whose graph no step wrote into runs
+the forward of its class; its graph is made when somebody asks for it.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
-from typing import ClassVar, Self, cast
+import functools
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
+import attrs
 from torch import fx, nn
 
-from torchgraft.errors import TraceError
-from torchgraft.graph.clone import copy_graph
-from torchgraft.graph.guard import same_mode
-from torchgraft.graph.modes import enter, unwinding
-from torchgraft.graph.nodes import MADE_LATE, function_named
-from torchgraft.graph.proxy import rebuilt
+from torchgraft.errors import SpecialisedError, TraceError
+from torchgraft.graph.arguments import spell_keywords
+from torchgraft.graph.dispatch import (
+    Forward,
+    Way,
+    choose_by_pattern,
+    make_entry,
+    methods_with_entries,
+    refuse_children,
+)
+from torchgraft.graph.following import follow_again, follow_alone
+from torchgraft.graph.pattern import Pattern
+from torchgraft.graph.rewrites import Rewrite
 from torchgraft.graph.trace import Traced
+from torchgraft.graph.watched import is_shadow, mark
+
+_MOST_PATTERNS = 8
+_KEY = "_torchgraft_level"
+
+
+@attrs.define(eq=False)
+class LevelState:
+    """What a level knows of its graphs.
+
+    Args:
+        patterns: the graphs for each way of calling it; edits write into those of the first.
+        runs_graph: the graphs are run, and not the forward of the class.
+        rewrites: what edits did to the graphs, with the modes that they did it in.
+        fixed: why the forward cannot be followed again with its edits; empty where it can.
+        is_checked: the graph was compared with the forward.
+        ways: the generated code of the patterns.
+        methods: that of other methods, by name; ``None`` where no edit shows in what they compute.
+        watched: methods that cannot be followed, and are run for as long as they call no child.
+        lock: held while the forward is followed for another way of calling it.
+    """
+
+    patterns: list[Pattern] = attrs.field(factory=list)
+    runs_graph: bool = False
+    rewrites: tuple[tuple[Rewrite, frozenset[bool]], ...] = ()
+    fixed: str = ""
+    is_checked: bool = True
+    ways: tuple[Way, ...] = ()
+    methods: dict[str, list[Way | None]] = attrs.field(factory=dict)
+    watched: dict[str, Forward] = attrs.field(factory=dict)
+    lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LevelState:
+        # Patterns beyond the first are found again where they are needed.
+        patterns = [copy.deepcopy(pattern, memo) for pattern in self.patterns[:1]]
+        return attrs.evolve(self, patterns=patterns, ways=(), methods={}, watched={}, lock=threading.RLock())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        held = (self.patterns[:1], self.runs_graph, self.rewrites, self.fixed, self.is_checked)
+        return LevelState, held
 
 
 class Level(fx.GraphModule):
@@ -30,9 +80,10 @@ class Level(fx.GraphModule):
     not reach, attributes, hooks, methods, and the difference between the modes.
     """
 
-    _origin: ClassVar[type[nn.Module]]
-    _train_graph: fx.Graph
-    _inlined: frozenset[str]
+    if TYPE_CHECKING:  # TorchScript would try to understand the annotation
+        _origin: ClassVar[type[nn.Module]]
+
+    __jit_unused_properties__ = ["graph", "graphs", "code", "_graph", "_boxed_call"]
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Make an instance of the class that the module had: levels are made from modules alone."""
@@ -40,87 +91,127 @@ class Level(fx.GraphModule):
 
     @property
     def graph(self) -> fx.Graph:
-        """The graph of the mode that the level is in."""
-        return self._train_graph if self.training else self._graph
+        """The graph of the mode that the level is in, for the attributes that it has now.
+
+        Raises:
+            TraceError: the forward cannot be followed by torch.fx.
+        """
+        return self._graph
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
-        self._graph = self._train_graph = graph
         graph.owning_module = self
+        self._graph = graph
         self.recompile()
+
+    @property
+    def _graph(self) -> fx.Graph:
+        return _pattern_of_now(self).graph(training=self.training)
+
+    @_graph.setter
+    def _graph(self, graph: fx.Graph) -> None:
+        state_of(self).patterns = [Pattern(graph, graph)]
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
         """The graphs of the forward: one, or that of evaluation and that of training."""
-        if self._train_graph is self._graph:
-            return (self._graph,)
-        return (self._graph, self._train_graph)
+        state = state_of(self)
+        return (state.patterns[0] if state.runs_graph else _pattern_of_now(self)).graphs
+
+    @property
+    def code(self) -> str:
+        """Return the Python code of the graph."""
+        spell_keywords(self._graph)
+        return str(self._graph.python_code(root_module="self").src)
+
+    @property
+    def _boxed_call(self) -> bool:
+        return False
 
     def recompile(self) -> fx.graph.PythonCode:
-        """Generate the forward from the graphs."""
-        if self._train_graph is self._graph:
-            return self._generated()
-        evaluation, cls = self._graph, type(self)
-        self._graph = self._train_graph
-        self._generated()
-        train_forward = cls.forward
-        self._graph = evaluation
-        code = self._generated()
-        cls.forward = _by_mode(train_forward, cls.forward, self._inlined)
-        return code
-
-    def _generated(self) -> fx.graph.PythonCode:
-        code = super().recompile()
-        if any(node.target is enter for node in self._graph.nodes):
-            type(self).forward = unwinding(type(self).forward)
-        return code
+        """Generate the forward from the graphs, and run it from now on."""
+        state = state_of(self)
+        if not state.runs_graph:
+            state.patterns = [_pattern_of_now(self)]
+        state.fixed = state.fixed or "its graph was edited by hand"
+        start_graph(self)
+        return self._graph.python_code(root_module="self")
 
     def _recompile_submodules(self) -> list[tuple[str, fx.graph.PythonCode]]:
         return []  # each level is compiled by whoever edits it
+
+    def _ready(self) -> None:
+        """Bring a copy into the state that the level was in."""
+        for pattern in state_of(self).patterns:
+            for graph in pattern.graphs:
+                graph.owning_module = self
+        if runs_graph(self):
+            start_graph(self)
 
     @classmethod
     def _fresh(cls) -> type[Level]:
         """Make a class for a clone."""
         return level_class(cls._origin)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Level:
-        new = empty_level(self)
-        memo[id(self)] = new
-        for name, value in vars(self).items():
-            if isinstance(value, fx.Graph):
-                vars(new)[name] = memo.setdefault(id(value), copy_graph(value))
-            else:
-                vars(new)[name] = copy.deepcopy(value, memo)
-        return _ready(new)
+    @property
+    def __deepcopy__(self) -> object:  # type: ignore[override]  # noqa: PLE0302 - hides that of GraphModule
+        """Raise: ``copy`` looks for it on instances, and would find it through a wrapper around this one."""
+        raise AttributeError("__deepcopy__")
 
     def __copy__(self) -> Level:
         new = empty_level(self)
         vars(new).update(vars(self))
         for name in ("_parameters", "_buffers", "_modules"):
             vars(new)[name] = vars(self)[name].copy()
-        copies = {id(graph): copy_graph(graph) for graph in self.graphs}
-        new._graph, new._train_graph = copies[id(self._graph)], copies[id(self._train_graph)]
-        return _ready(new)
+        state = state_of(self)
+        vars(new)[_KEY] = attrs.evolve(
+            state,
+            patterns=[copy.deepcopy(p) for p in state.patterns[:1]],
+            ways=(),
+            methods={},
+            watched={},
+            lock=threading.RLock(),
+        )
+        new._ready()
+        return new
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = dict(vars(self))
-        same = self._train_graph is self._graph
-        state["_graph"] = _rows(self._graph)
-        state["_train_graph"] = None if same else _rows(self._train_graph)
-        return _unpickled, (self._origin,), state
+        return _unpickled, (self._origin,), dict(vars(self))
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._graph = _graph(state["_graph"])
-        train = state["_train_graph"]
-        self._train_graph = self._graph if train is None else _graph(train)
-        _ready(self)
+        self._ready()
+
+
+def state_of(level: nn.Module) -> LevelState:
+    """Return what a level knows of its graphs."""
+    return cast("LevelState", vars(level)[_KEY])
+
+
+def runs_graph(module: nn.Module) -> bool:
+    """Return True if a module is a level whose graph was edited, so that it is what runs."""
+    return isinstance(module, Level) and state_of(module).runs_graph
+
+
+def check_followed(module: nn.Module) -> None:
+    """Check that the forward of a module is there as a graph.
+
+    Raises:
+        TraceError: it cannot be followed.
+    """
+    if isinstance(module, Level):
+        _pattern_of_now(module)
+
+
+def edited_graphs(module: nn.Module) -> tuple[fx.Graph, ...]:
+    """Return the graphs of a level that are run, those of every pattern; none of another module."""
+    return tuple(g for p in state_of(module).patterns for g in p.graphs) if runs_graph(module) else ()
 
 
 def level_class(origin: type[nn.Module]) -> type[Level]:
     """Make the class of one level: generated code belongs to the class, so none is shared."""
     bases = (Level,) if issubclass(origin, fx.GraphModule) else (Level, origin)
-    body = {"_origin": origin, "__module__": origin.__module__}
+    body = {"_origin": origin, "__module__": origin.__module__, "__doc__": origin.__doc__}
     metaclass = max((type(base) for base in bases), key=lambda kind: len(kind.__mro__))
     return cast("type[Level]", type.__new__(metaclass, origin.__name__, bases, body))
 
@@ -130,18 +221,18 @@ def empty_level(like: Level) -> Level:
     return object.__new__(level_class(like._origin))
 
 
-def make_level(module: nn.Module, traced: Traced, path: str) -> Level:
-    """Turn a module into a level, in place.
+def make_level(module: nn.Module, path: str) -> Level:
+    """Turn a module into a level, in place; it goes on to run its own forward.
 
     Args:
         module: the module; it keeps its identity.
-        traced: what following its forward gave.
         path: where it stands.
 
     Raises:
         TraceError: a child or tensor has a name that a GraphModule needs.
     """
-    cls = level_class(type(module))
+    if isinstance(module, Level):
+        return module
     own = {name for base in type(module).__mro__ if not issubclass(nn.Module, base) for name in vars(base)}
     taken = {*module._modules, *module._parameters, *module._buffers} & (_RESERVED | set(_TEMPLATE))
     if not isinstance(module, fx.GraphModule):
@@ -154,16 +245,23 @@ def make_level(module: nn.Module, traced: Traced, path: str) -> Level:
             write="an edit at a place outside this forward",
         )
     held = vars(module)
-    held.pop("forward", None)
+    held.pop("_graph", None)  # of a GraphModule of another origin
     for name, value in _TEMPLATE.items():
         held.setdefault(name, copy.copy(value))
+    held[_KEY] = LevelState()
+    object.__setattr__(module, "__class__", level_class(type(module)))
+    return cast("Level", module)
+
+
+def write_graphs(level: Level, traced: Traced) -> None:
+    """Give a level the graphs that following its forward gave, to be edited and run."""
+    state, held = state_of(level), vars(level)
+    if held.pop("forward", None) is not None:
+        state.fixed = "that forward was set on the instance"
     held.update(traced.constants)
-    held.update(_graph=traced.evaluate, _train_graph=traced.train, _inlined=traced.inlined)
-    object.__setattr__(module, "__class__", cls)
-    level = cast("Level", module)
-    for graph in level.graphs:
+    state.patterns, state.runs_graph = [Pattern.of(traced)], True
+    for graph in state.patterns[0].graphs:
         graph.owning_module = level
-    return level
 
 
 def traced_of(module: fx.GraphModule) -> Traced:
@@ -171,6 +269,88 @@ def traced_of(module: fx.GraphModule) -> Traced:
     graph = module._graph
     train, evaluation = getattr(module, "train_graph", graph), getattr(module, "eval_graph", graph)
     return Traced(train, evaluation, {}, frozenset())
+
+
+def start_graph(level: Level) -> tuple[Way, ...]:
+    """Generate the forward of a level from its graphs and run it from now on."""
+    state, cls = state_of(level), type(level)
+    state.runs_graph = True
+    ways = state.ways = tuple(map(Way.of, state.patterns))
+    free = state.patterns[0].is_free
+    cls.forward = ways[0].evaluate if free else choose_by_pattern(ways, _another_way)
+    for name, function in methods_with_entries(cls._origin):
+        if name not in vars(cls):
+            setattr(cls, name, make_entry(function, functools.partial(_method_way, name)))
+    return ways
+
+
+def _another_way(level: Level, args: tuple[object, ...], kwargs: dict[str, object]) -> Forward:
+    """Follow the forward for another pattern of arguments, and put the edits in again."""
+    if is_shadow(level):  # of a run on meta tensors
+        return _another_way(cast("Level", mark(level).source), args, kwargs)
+    state = state_of(level)
+    with state.lock:
+        for (
+            way
+        ) in state.ways:  # another thread may have been first; and what is fixed guards sizes as it runs
+            if way.fits(level, args, kwargs, sizes=not state.fixed):
+                return way.forward(level)
+        _check_room(level, state.patterns)
+        first = state.patterns[0]
+        pattern, _ = follow_again(level, first, state.rewrites, state.fixed, (args, kwargs))
+        state.patterns.append(pattern)
+        return start_graph(level)[-1].forward(level)
+
+
+def _method_way(
+    name: str, level: Level, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Forward | None:
+    """Follow another method for a pattern of arguments, and put in those edits that it runs through."""
+    state = state_of(level)
+    with state.lock:
+        ways = state.methods.setdefault(name, [])
+        for way in ways:
+            if way is None or way.fits(level, args, kwargs):
+                return None if way is None else way.forward(level)
+        if name in state.watched:
+            return state.watched[name]
+        _check_room(level, ways)
+        try:
+            pattern, edited = follow_again(
+                level, state.patterns[0], state.rewrites, state.fixed, (args, kwargs), method=name
+            )
+        except TraceError as error:
+            if error.called:
+                raise
+            # It may call children further on, where the trace did not come to.
+            state.watched[name] = refuse_children(getattr(level._origin, name), error)
+            return state.watched[name]
+        ways.append(Way.of(pattern) if edited else None)
+        return None if ways[-1] is None else ways[-1].forward(level)
+
+
+def _check_room(level: Level, known: Sequence[object]) -> None:
+    if len(known) >= _MOST_PATTERNS:
+        raise SpecialisedError(
+            f"{type(level).__name__} was edited and is called in more than {_MOST_PATTERNS} ways",
+            found=", ".join(dict.fromkeys(s.name for p in state_of(level).patterns for s in p.settings)),
+            write="a forward that decides less, or an edit outside of it",
+        )
+
+
+def _pattern_of_now(level: Level) -> Pattern:
+    """Return the pattern for the attributes and modes of now, with the arguments left out that can be."""
+    state = state_of(level)
+    for pattern in state.patterns:
+        if pattern.holds_for_state(level):
+            return pattern
+    if state.runs_graph:
+        return follow_again(level, state.patterns[0], state.rewrites, state.fixed, None)[0]
+    pattern = follow_alone(level)
+    for graph in pattern.graphs:
+        graph.owning_module = level
+    state.patterns = [pattern]
+    return pattern
 
 
 def _template() -> dict[str, object]:
@@ -184,89 +364,8 @@ def _template() -> dict[str, object]:
 
 
 _TEMPLATE = _template()
-_RESERVED = {"_graph", "_train_graph", "_inlined", "_code"} | set(dir(Level)) - set(dir(nn.Module))
-
-
-def _ready(level: Level) -> Level:
-    for graph in level.graphs:
-        graph.owning_module = level
-    level.recompile()
-    return level
-
-
-def _by_mode(
-    train: Callable[..., object], evaluation: Callable[..., object], inlined: frozenset[str]
-) -> Callable[..., object]:
-    def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202 - the signature is that of the module
-        for path in inlined:
-            same_mode(self.get_submodule(path).training, self.training, path)
-        if self.training:
-            return train(self, *args, **kwargs)
-        return evaluation(self, *args, **kwargs)
-
-    forward.__signature__ = inspect.signature(evaluation)  # type: ignore[attr-defined]  # read by inspect
-    return forward
+_RESERVED = {"_graph", _KEY, "_code"} | set(dir(Level)) - set(dir(nn.Module))
 
 
 def _unpickled(origin: type[nn.Module]) -> Level:
     return object.__new__(level_class(origin))
-
-
-class _Ref:
-    """Name a node inside pickled arguments."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _Ref, (self.name,)
-
-
-class _Late(_Ref):
-    """Name a function that pickle does not find; it is read back as the function."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return function_named, (self.name,)
-
-
-def _rows(graph: fx.Graph) -> list[tuple[object, ...]]:
-    """Write a graph as rows, which pickle without deep recursion."""
-    ref = cast("Callable[[fx.Node], fx.node.Argument]", lambda node: _Ref(node.name))
-    return [
-        (
-            n.op,
-            n.name,
-            _Late(MADE_LATE[id(n.target)]) if id(n.target) in MADE_LATE else n.target,
-            fx.map_arg(n.args, ref),
-            fx.map_arg(n.kwargs, ref),
-            n.type,
-            n.meta.get("line"),
-        )
-        for n in graph.nodes
-    ]
-
-
-def _graph(rows: object) -> fx.Graph:
-    graph = fx.Graph()
-    made: dict[str, fx.Node] = {}
-
-    def back(value: object) -> object:
-        if isinstance(value, _Ref):
-            return made[value.name]
-        if isinstance(value, (tuple, list)):
-            items = [back(item) for item in value]
-            return rebuilt(value, items)
-        if isinstance(value, dict):
-            return {key: back(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            return slice(back(value.start), back(value.stop), back(value.step))
-        return value
-
-    for op, name, target, args, kwargs, type_expr, line in rows:  # type: ignore[attr-defined]  # a list of rows
-        made[name] = graph.create_node(op, target, back(args), back(kwargs), name, type_expr)  # type: ignore[arg-type]  # rows come from a graph
-        made[name].meta["line"] = line
-    return graph

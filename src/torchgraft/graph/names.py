@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchgraft.errors import TargetError, TraceError
 from torchgraft.graph.draft import Draft
+from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.nodes import Node as Node
 from torchgraft.graph.nodes import all_names, names_in
 
@@ -15,7 +16,8 @@ def nodes_named(draft: Draft, owner: str, name: str) -> tuple[Node, ...]:
         TargetError: the name means different operations in the two modes.
         TraceError: the forward of the level cannot be followed.
     """
-    found = [names_in(graph, owner).get(name) for graph in draft.graphs(owner)]
+    graphs = draft.graphs(owner) if has_forward(draft.get(owner)) else ()
+    found = [names_in(graph, owner).get(name) for graph in graphs]
     nodes = tuple(node for node in found if node is not None)
     lines = {node.meta["line"] for node in nodes if "line" in node.meta}
     if len(lines) > 1:

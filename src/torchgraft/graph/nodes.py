@@ -55,6 +55,23 @@ def canonical(node: Node) -> str:
     return operation_name(target if isinstance(target, str) else plain_name(target))
 
 
+_WRITERS = frozenset(("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imatmul", "imod", "setitem"))
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Return True if an operation writes into its first argument."""
+    target = node.target
+    name = target if isinstance(target, str) else plain_name(target)
+    if (name.endswith("_") and not name.endswith("__")) or name in _WRITERS:
+        return True
+    if "inplace" in node.kwargs or getattr(F, name, None) is not target or not inspect.isfunction(target):
+        return node.kwargs.get("inplace", False) is not False
+    signature = inspect.signature(target)
+    if "inplace" not in signature.parameters:
+        return False
+    return signature.bind(*node.args, **node.kwargs).arguments.get("inplace", False) is not False
+
+
 def plain_name(function: object) -> str:
     """Return the name of a function: some of torch's are made at run time and do not know it."""
     return MADE_LATE.get(id(function)) or str(getattr(function, "__name__", type(function).__name__))

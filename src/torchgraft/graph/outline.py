@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
+import torch
 from torch import nn
 
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import Level, runs_graph
 from torchgraft.graph.nodes import all_names
 
 
@@ -27,25 +28,32 @@ class Outline:
     nodes: Mapping[str, tuple[str, ...]]
 
 
-def outline_of(model: nn.Module) -> Outline:
-    """Write the outline of a model; it is only read."""
-    modules: dict[str, str] = {}
-    tensors: dict[str, tuple[tuple[int, ...], bool | None]] = {}
-    nodes: dict[str, tuple[str, ...]] = {}
+def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module with its path, several times as fast as ``model.named_modules()``."""
     waiting: list[tuple[str, nn.Module]] = [("", model)]
     while waiting:
         path, module = waiting.pop()
-        modules[path] = type(module).__name__
+        yield path, module
         prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                tensors[prefix + name] = (tuple(parameter.shape), parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                tensors[prefix + name] = (tuple(buffer.shape), None)
-        waiting += [
-            (prefix + n, child) for n, child in reversed(module._modules.items()) if child is not None
-        ]
-        if isinstance(module, Level):
-            nodes[path] = all_names(module.graphs, path)
-    return Outline(modules, tensors, nodes)
+        held = reversed(module._modules.items())
+        waiting += [(prefix + name, child) for name, child in held if child is not None]
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every parameter and buffer with its name; one that has several under each of them."""
+    for path, module in named_parts(model):
+        prefix = f"{path}." if path else ""
+        for held in (module._parameters, module._buffers):
+            yield from ((prefix + name, tensor) for name, tensor in held.items() if tensor is not None)
+
+
+def outline_of(model: nn.Module) -> Outline:
+    """Write the outline of a model; it is only read."""
+    parts = dict(named_parts(model))
+    tensors = {
+        name: (tuple(tensor.shape), tensor.requires_grad if isinstance(tensor, nn.Parameter) else None)
+        for name, tensor in named_tensors(model)
+    }
+    levels = {path: part for path, part in parts.items() if isinstance(part, Level) and runs_graph(part)}
+    nodes = {path: all_names(level.graphs, path) for path, level in levels.items()}
+    return Outline({path: type(part).__name__ for path, part in parts.items()}, tensors, nodes)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import fx, nn
 
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import Level, runs_graph
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType)
@@ -49,7 +49,7 @@ def portrait(model: nn.Module) -> dict[str, str]:
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
-    ours = _OF_LEVELS | set(Level.__annotations__) if isinstance(module, Level) else frozenset()
+    ours = _OF_LEVELS if isinstance(module, Level) else frozenset()
     for name, value in vars(module).items():
         if "hooks" in name and isinstance(value, dict):
             yield from [(name, f"{len(value)}")] if value else []
@@ -63,7 +63,7 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
             # One that is not kept may be a table for the last input, of any size.
             kept = name not in module._non_persistent_buffers_set
             yield name, f"buffer {_dims(buffer)}" if kept else "buffer, not kept"
-    if isinstance(module, Level):
+    if isinstance(module, Level) and runs_graph(module):
         for number, graph in enumerate(module.graphs):
             yield f"<forward {number}>", "; ".join(_calls(graph))
 

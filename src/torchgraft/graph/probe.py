@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from torchgraft.errors import AnalysisError
+from torchgraft.graph.dry.known import reads_values
 from torchgraft.graph.run import Run, run_on_meta
+from torchgraft.graph.whereabouts import stopped_at
 
 Example = torch.Tensor | tuple[object, ...] | Mapping[str, object]
 Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 # Sizes that vision models are made for, the usual one first.
 _SIDES = (224, 256, 299, 384, 240, 192, 448, 512, 288, 320, 196, 160, 128, 336, 518, 96, 64, 32)
+_SMALL = (8, 16, 32, 14, 64)
 _BATCH = 2
 
 
@@ -24,12 +30,15 @@ def arguments_of(example: Example) -> Arguments:
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    return tuple(example), {}
+    return tuple(example) if isinstance(example, (tuple, list)) else (example,), {}
 
 
 def on_meta(example: Example) -> Example:
     """Keep of an example tensor what it looks like; other examples are kept as they are."""
     return torch.empty_like(example, device="meta") if isinstance(example, torch.Tensor) else example
+
+
+_T = TypeVar("_T")
 
 
 def probe(model: nn.Module, example: Example | None, *, training: bool = False) -> Run:
@@ -46,16 +55,23 @@ def probe(model: nn.Module, example: Example | None, *, training: bool = False) 
     Raises:
         AnalysisError: the example, or every guess, fails.
     """
-    if example is not None:
-        try:
-            return run_on_meta(model, *arguments_of(example), training=training)
-        except Exception as error:
-            raise AnalysisError(
-                f"{type(model).__name__} does not run on the example given",
-                found=_short(error),
-                write="pipe(model, ..., example=torch.zeros(<an input the model takes>))",
-            ) from error
-    return _tried(model, training)[1]
+    return tried(model, example, lambda args, kwargs: run_on_meta(model, args, kwargs, training=training))
+
+
+def tried(
+    model: nn.Module, example: Example | None, run: Callable[[tuple[object, ...], dict[str, object]], _T]
+) -> _T:
+    """Run a model in some way, on the example or on the first guess that it takes.
+
+    Raises:
+        AnalysisError: the example, or every guess, fails.
+    """
+    if example is None:
+        return _guess(model, run)[1]
+    try:
+        return run(*arguments_of(example))
+    except Exception as error:
+        raise _failed(model, error, "the example given") from error
 
 
 def guessed(model: nn.Module) -> torch.Tensor:
@@ -64,21 +80,63 @@ def guessed(model: nn.Module) -> torch.Tensor:
     Raises:
         AnalysisError: every guess fails.
     """
-    return _tried(model, training=False)[0]
+    return _guess(model, lambda args, kwargs: run_on_meta(model, args, kwargs, training=False))[0]
 
 
-def _tried(model: nn.Module, training: bool) -> tuple[torch.Tensor, Run]:
+def small_guesses(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield guesses of an input, on meta, that are small enough for a run on values."""
+    seen: set[int] = set()
+    for guess in _guesses(module):
+        if guess.ndim != 4:
+            yield guess
+        elif guess.shape[1] not in seen:
+            seen.add(guess.shape[1])
+            sides = (*_SMALL, *itertools.islice(_declared(module), 1))
+            yield from (guess.new_empty(*guess.shape[:2], side, side) for side in sides)
+
+
+def _guess(
+    model: nn.Module, run: Callable[[tuple[object, ...], dict[str, object]], _T]
+) -> tuple[torch.Tensor, _T]:
     first: Exception | None = None
+    last = ""
     for guess in _guesses(model):
         try:
-            return guess, run_on_meta(model, (guess,), training=training)
+            return guess, run((guess,), {})
         except Exception as error:  # noqa: BLE001 - a guess may fail in any way
-            first = first or error
-    raise AnalysisError(
-        f"no guessed input runs through {type(model).__name__} on meta tensors, so its shapes are unknown",
-        found=_short(first) if first else "no layer that tells what it takes",
-        write="pipe(model, ..., example=torch.zeros(<an input the model takes>))",
-    ) from first
+            first, before, last = first or error, last, repr(error)
+            if reads_values(error) or (last == before and isinstance(error, _SIZELESS)):
+                break  # no other size would help
+    raise _failed(model, first, "a guessed input") from first
+
+
+_SIZELESS = (TypeError, AttributeError, NameError, KeyError)
+"""Errors that do not come from the size of an input."""
+
+
+def needed_by(forward: Callable[..., object]) -> list[str]:
+    """Name the arguments that a forward cannot do without."""
+    parameters = inspect.signature(forward).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _failed(model: nn.Module, error: Exception | None, given: str) -> AnalysisError:
+    name = type(model).__name__
+    found = _short(error) if error else "no layer that tells what it takes"
+    if error is not None and reads_values(error):
+        filename, number, line = stopped_at(error, model)
+        return AnalysisError(
+            f"{name} decides on values, so it does not run on meta tensors, and its shapes are unknown",
+            found=f"{filename}:{number}: {line} ({found})",
+            write="replace(<target>, <block>, keep_shape=False)",
+        )
+    needed = needed_by(model.forward) if callable(model.forward) else []
+    example = f"({', '.join(needed)})" if len(needed) > 1 else "torch.zeros(<sizes>)"
+    return AnalysisError(
+        f"{name} does not run on {given} on meta tensors, so its shapes are unknown",
+        found=found,
+        write=f"pipe(model, ..., example={example})",
+    )
 
 
 def _guesses(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -109,6 +167,7 @@ def _guesses(model: nn.Module) -> Iterator[torch.Tensor]:
             break
         if isinstance(leaf, nn.Conv3d):
             yield of(leaf.in_channels, 16, 112, 112)
+            yield of(leaf.in_channels, 16, 224, 224)
             break
         if isinstance(leaf, nn.Embedding):
             yield torch.empty(_BATCH, 16, dtype=torch.long, device="meta")

@@ -5,16 +5,17 @@ Without values a decision raises ``NeedsValues``, and the trace is made again wi
 
 from __future__ import annotations
 
-import dis
+import copy
 import functools
 import operator
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Protocol, cast
 
 import torch
 from torch import fx
+from torch.fx.immutable_collections import immutable_list
 
 
 class _Unknown:
@@ -40,14 +41,20 @@ class Decider(Protocol):
     def value(self, node: fx.Node) -> object:
         """Return the example value of a node, or ``UNKNOWN``."""
 
-    def decide(self, proxy: Proxy, read: Callable[[object], object]) -> object:
+    def decide(self, proxy: Proxy, read: Callable[..., object]) -> object:
         """Read a plain value off a proxy and guard it."""
+
+    def index(self, proxy: Proxy, frame: types.FrameType) -> int:
+        """Read an integer off a proxy for what is called in a frame, and guard it."""
 
 
 def _asked_by_user() -> bool:
     """Tell whether the forward asks, and not torch or this library."""
     caller = sys._getframe(2).f_globals.get("__name__", "")
     return not (caller == "torch" or caller.startswith(("torch.", "torchgraft.")))
+
+
+_OF_GRADIENTS = ("requires_grad", "grad", "grad_fn", "is_leaf")
 
 
 class Proxy(fx.Proxy):
@@ -62,6 +69,8 @@ class Proxy(fx.Proxy):
         return self.tracer  # type: ignore[return-value]  # our tracer is the only maker of proxies
 
     def __getattr__(self, name: str) -> Attribute:  # type: ignore[override]  # ours, not that of the base
+        if name in _OF_GRADIENTS:
+            raise UnfollowableError(f"it asks for {name}, whose answer would be fixed for ever")
         value = self._decider.value(self.node)
         if value is UNKNOWN and not hasattr(torch.Tensor, name):
             raise NeedsValues
@@ -76,26 +85,50 @@ class Proxy(fx.Proxy):
             raise UnfollowableError(f"it sets {name!r} of a value")
         object.__setattr__(self, name, value)
 
-    def __iter__(self) -> Iterator[fx.Proxy]:
-        count = _unpacked(sys._getframe(1))
-        if count is None or self._decider.value(self.node) is not UNKNOWN:
-            count = self.__len__()
-        return iter([self[i] for i in range(count)])  # type: ignore[index]  # fx adds operators at run time
+    @property  # the one of the base looks at the frame that calls it, so none may stand between
+    def __iter__(self) -> Callable[[], Iterator[object]]:  # type: ignore[override]  # what it returns is called
+        if self._decider.value(self.node) is UNKNOWN and _gives_sequence(self.node):
+            return functools.partial(fx.Proxy.__iter__, self)
+        return self._items
+
+    def _items(self) -> Iterator[object]:
+        value = self._decider.value(self.node)
+        if value is UNKNOWN:
+            raise NeedsValues
+        if isinstance(value, Mapping):
+            return iter(_keys(self))
+        if isinstance(value, KeysView):
+            return iter(_keys(self.tracer.create_proxy("call_function", list, (self,), {})))  # type: ignore[arg-type]  # one of ours
+        if isinstance(value, ItemsView):
+            pairs = self.tracer.create_proxy("call_function", dict, (self,), {})
+            return iter([(key, pairs[key]) for key in _keys(pairs)])  # type: ignore[index, arg-type]  # one of ours
+        if isinstance(value, ValuesView):
+            return self.tracer.create_proxy("call_function", list, (self,), {})._items()
+        if isinstance(value, (torch.Tensor, Sequence)):
+            return iter([self[i] for i in range(len(self))])  # type: ignore[index]  # fx adds operators at run time
+        raise UnfollowableError(f"it goes through a {type(value).__name__}")
+
+    def keys(self) -> object:  # type: ignore[override]  # a view: the base has a method of that name
+        """Return the keys of a dictionary."""
+        return self.__getattr__("keys")()
+
+    def __reversed__(self) -> Iterator[object]:
+        return reversed(list(self._items()))
 
     def __len__(self) -> int:
-        return self._decider.decide(self, len)  # type: ignore[return-value, arg-type]  # len gives int
+        return self._decider.decide(self, len)  # type: ignore[return-value]  # len gives int
 
     def __bool__(self) -> bool:
         return bool(self._decider.decide(self, bool))
 
     def __int__(self) -> int:
-        return self._decider.decide(self, int)  # type: ignore[return-value, arg-type]  # int gives int
+        return self._decider.decide(self, int)  # type: ignore[return-value]  # int gives int
 
     def __index__(self) -> int:
-        return self.__int__()
+        return self._decider.index(self, sys._getframe(1))
 
     def __float__(self) -> float:
-        return self._decider.decide(self, float)  # type: ignore[return-value, arg-type]  # gives float
+        return self._decider.decide(self, float)  # type: ignore[return-value]  # gives float
 
     def __contains__(self, item: object) -> bool:
         found = self.tracer.create_proxy("call_function", operator.contains, (self, item), {})
@@ -109,7 +142,7 @@ class Proxy(fx.Proxy):
         return str(self._decider.decide(self, str)) if _asked_by_user() else repr(self)
 
     def __format__(self, spec: str) -> str:
-        return repr(self)
+        return repr(self)  # filled in where the text goes into the graph
 
     def __setitem__(self, key: object, value: object) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
@@ -162,7 +195,13 @@ class Attribute(Proxy):
         return self._made
 
     def __call__(self, *args: object, **kwargs: object) -> fx.Proxy:
-        """Record the call of a method."""
+        """Record the call of a method; the parts of a dictionary are values of their own."""
+        if self.attr in ("keys", "values", "items"):
+            value = self._decider.value(self.root.node)
+            if isinstance(value, Mapping):
+                keys = _keys(self.root)
+                parts = dict.fromkeys(keys) if self.attr == "keys" else {key: self.root[key] for key in keys}  # type: ignore[index]  # fx adds operators at run time
+                return getattr(parts, self.attr)(*args, **kwargs)  # type: ignore[no-any-return]  # a view
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
@@ -174,15 +213,20 @@ def kind_of(value: object) -> type:
     return cast("type", proxy._decider.decide(proxy, type))
 
 
-def _unpacked(frame: types.FrameType) -> int | None:
-    """Count the names on the left of ``a, b = proxy`` in the calling frame."""
-    return _unpackings(frame.f_code).get(frame.f_lasti)
+def _keys(proxy: Proxy) -> list[object]:
+    """Return the keys of a dictionary, guarded with their order."""
+    return cast("list[object]", proxy._decider.decide(proxy, list))
 
 
-@functools.lru_cache(maxsize=1024)
-def _unpackings(code: types.CodeType) -> dict[int, int]:
-    """List the offsets of a code at which a value is unpacked, with the number of names."""
-    return {i.offset: i.argval for i in dis.get_instructions(code) if i.opname == "UNPACK_SEQUENCE"}
+def _gives_sequence(node: fx.Node) -> bool:
+    """Tell whether a node gives a sequence or a tensor, whatever the input."""
+    if node.op == "call_method":
+        return hasattr(torch.Tensor, str(node.target)) and node.target != "values"
+    if node.target is getattr:
+        return bool(node.args[1] == "shape")
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return isinstance(node.args[1], slice) and _gives_sequence(node.args[0])
+    return node.op == "call_function" and f"{getattr(node.target, '__module__', '')}.".startswith("torch.")
 
 
 def is_proxy(value: object) -> bool:
@@ -198,7 +242,11 @@ def holds_proxy(value: object) -> bool:
     if issubclass(kind, (tuple, list)):
         return any(holds_proxy(item) for item in value)  # type: ignore[attr-defined]  # a sequence
     if issubclass(kind, dict):
-        return any(holds_proxy(item) for item in value.values())  # type: ignore[attr-defined]  # a dict
+        # Past what its class says: keys may be proxies, which are not found by their hash.
+        return any(
+            holds_proxy(key) or holds_proxy(item)
+            for key, item in dict.items(cast("dict[object, object]", value))
+        )
     if kind is slice:
         return any(holds_proxy(v) for v in (value.start, value.stop, value.step))  # type: ignore[attr-defined]  # a slice
     return False
@@ -215,14 +263,26 @@ def tensors_in(value: object) -> list[torch.Tensor]:
     """List the tensors of a nested value."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for item in value for t in tensors_in(item)] if isinstance(value, (list, tuple)) else []
+    if not isinstance(value, (tuple, list)):
+        value = list((value if isinstance(value, dict) else attributes_of(value)).values())
+    return [t for item in value for t in tensors_in(item)]
+
+
+def attributes_of(value: object) -> dict[str, object]:
+    """Return what a plain object holds in its attributes, where there are tensors among it."""
+    if isinstance(value, (torch.nn.Module, torch.Tensor, type, types.ModuleType)) or callable(value):
+        return {}
+    slots = getattr(type(value), "__slots__", ())
+    names = (*getattr(value, "__dict__", ()), *((slots,) if isinstance(slots, str) else slots))
+    held = {name: getattr(value, name, None) for name in names if not name.startswith("__")}
+    kinds = (torch.Tensor, tuple, list, dict)
+    return held if any(isinstance(item, kinds) and tensors_in(item) for item in held.values()) else {}
 
 
 def rebuilt(old: tuple[object, ...] | list[object], items: list[object]) -> object:
     """Make a sequence of the same kind with other items; a named tuple keeps its names."""
-    make: Callable[..., object] = type(old)
+    # What a graph holds as a constant is a plain list in its code.
+    make: Callable[..., object] = list if isinstance(old, immutable_list) else type(old)
     return make(*items) if hasattr(old, "_fields") else make(items)
 
 
@@ -234,4 +294,9 @@ def to_meta(value: object) -> object:
         return rebuilt(value, [to_meta(item) for item in value])
     if isinstance(value, dict) and type(value).__init__ is dict.__init__:
         return type(value)((key, to_meta(item)) for key, item in value.items())
+    held = {} if isinstance(value, dict) else attributes_of(value)
+    if held:
+        value = copy.copy(value)
+        for name, item in held.items():
+            object.__setattr__(value, name, to_meta(item))
     return value

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 import random
+import re
 import sys
 import threading
 import types
@@ -22,11 +22,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.utils._device import _device_constructors
 
 from torchgraft.graph import proxy as px
+from torchgraft.graph.caches import CACHED
 from torchgraft.graph.modes import enter as enter_block
 from torchgraft.graph.modes import leave as leave_block
 from torchgraft.graph.modes import settings_of
+from torchgraft.graph.settings import spaces_of
 
 _LOCK = threading.RLock()
 _ACTIVE: list[tuple[int, Recording]] = []
@@ -47,6 +50,7 @@ class Recording(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._paused or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
+        self.tracer.asked_by_torch(sys._getframe(1))
         if not (px.holds_proxy(args) or px.holds_proxy(kwargs) or _is_kept(func)):
             with self.paused(), torch.device("meta"):
                 result = func(*args, **kwargs)
@@ -108,9 +112,11 @@ def _state() -> tuple[bool, ...]:
     return (
         _is_grad_enabled(),
         _is_inference_mode_enabled(),
-        _is_autocast_enabled("cpu"),
-        _is_autocast_enabled("cuda"),
+        *map(_is_autocast_enabled, _DEVICES),
     )
+
+
+_DEVICES = ("cpu", "cuda")
 
 
 def _is_kept(function: Callable[..., object]) -> bool:
@@ -133,21 +139,25 @@ def recorded(recording: Recording) -> Iterator[None]:
     """Patch global names for one trace: what is wrapped is recorded, what draws is refused."""
     with _LOCK:
         registered = getattr(fx._symbolic_trace, "_wrapped_fns_to_patch", {})
-        places = [(names, name, False) for (_, name), names in registered.items() if name in names]
-        places += _imported(recording.tracer.source)
-        before = [(names, name, names[name], refused) for names, name, refused in (*places, *_always())]
+        places = [(names, name, "step") for (_, name), names in registered.items() if name in names]
+        places += _imported(recording.tracer.source, recording.tracer.reads.method)
+        before = [(names, name, names[name], way) for names, name, way in (*places, *_always())]
         _ACTIVE.append((threading.get_ident(), recording))
         classes = [(cls, cls.__enter__, cls.__exit__) for cls in _BLOCKS]
+        gradient, *autocast = _is_grad_enabled(), *map(_is_autocast_enabled, _DEVICES)
         try:
             for cls, enter, leave in classes:
                 cls.__enter__, cls.__exit__ = _block(enter, leave)
-            for names, name, function, refused in before:
-                names[name] = _stand_in(function, refused)
+            for names, name, function, way in before:
+                names[name] = _stand_in(function, way)
             torch.autograd.Function.apply = _apply
             yield
         finally:
             for names, name, function, _ in before:
                 names[name] = function
+            torch._C._set_grad_enabled(gradient)  # a trace that fails leaves no mode behind
+            for device, enabled in zip(_DEVICES, autocast, strict=True):
+                torch.set_autocast_enabled(device, enabled)
             for cls, enter, leave in classes:
                 cls.__enter__, cls.__exit__ = enter, leave
             torch.autograd.Function.apply = _APPLY
@@ -189,12 +199,12 @@ def _recording_here() -> Recording | None:
     return None
 
 
-def _always() -> Iterator[tuple[dict[str, object], str, bool]]:
-    """Yield namespace, name and whether a call is refused for what is patched in every trace."""
+def _always() -> Iterator[tuple[dict[str, object], str, str]]:
+    """Yield namespace, name and what is special about it for what is patched in every trace."""
     yield from _KNOWN
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
-        yield from ((vars(numpy), name, True) for name in _bound_to(numpy, "RandomState"))
+        yield from ((vars(numpy), name, "refused") for name in _bound_to(numpy, "RandomState"))
 
 
 @functools.cache
@@ -202,37 +212,61 @@ def _bound_to(module: types.ModuleType, kind: str) -> list[str]:
     return [n for n, value in vars(module).items() if type(getattr(value, "__self__", None)).__name__ == kind]
 
 
-def _imported(source: nn.Module) -> Iterator[tuple[dict[str, object], str, bool]]:
-    """Yield what a forward imported by name and must not call."""
-    forward = inspect.unwrap(type(source).forward)
-    names = getattr(forward, "__globals__", {})
-    called = [name for name in getattr(getattr(forward, "__code__", None), "co_names", ()) if name in names]
-    if called:
-        refused = {id(space[name]) for space, name, is_refused in _always() if is_refused}
-        yield from ((names, name, True) for name in called if id(names[name]) in refused)
+def _imported(source: nn.Module, method: str) -> Iterator[tuple[dict[str, object], str, str]]:
+    """Yield what a forward, its methods and its functions call by name and what is special about it."""
+    refused = {id(space[name]) for space, name, way in _always() if way == "refused"}
+    for space, names in spaces_of(source, method):
+        for name in names:
+            if id(space.get(name)) in refused:
+                yield space, name, "refused"
+            elif isinstance(space.get(name), CACHED):
+                yield space, name, "cached"
+            elif getattr(space.get(name), "__module__", None) == "einops.einops":
+                yield space, name, "step"
+    einops = sys.modules.get("einops")
+    pure = {name: vars(einops)[name] for name in getattr(einops, "__all__", ())}
+    for home in list(sys.modules.values()) if pure else ():
+        held = getattr(home, "__dict__", {})
+        yield from ((held, name, "step") for name, step in pure.items() if held.get(name) is step)
 
 
-_KNOWN: list[tuple[dict[str, object], str, bool]] = [
-    *((vars(math), name, False) for name, value in vars(math).items() if callable(value)),
-    *((vars(random), name, True) for name in _bound_to(random, "Random")),
-    *((vars(torch.random), name, True) for name in ("manual_seed", "seed", "fork_rng", "set_rng_state")),
-    *((vars(torch), name, True) for name in ("is_autocast_enabled", "is_inference_mode_enabled")),
-    *((vars(torch), function.__name__, False) for function in _FACTORIES),
-    *((vars(torch), name, True) for name in ("is_grad_enabled", "manual_seed")),
-    (vars(torch), "is_tensor", False),
+_ASKS = re.compile(
+    "is_(grad|autocast|inference_mode)\\w*_enabled|is_autocast\\w*|get_(autocast|default)_\\w*"
+)
+"""Names of functions that tell a mode of the caller's."""
+
+_KNOWN: list[tuple[dict[str, object], str, str]] = [
+    *((vars(math), name, "step") for name, value in vars(math).items() if callable(value)),
+    *((vars(random), name, "refused") for name in _bound_to(random, "Random")),
+    *((vars(torch.random), name, "refused") for name in ("manual_seed", "seed", "fork_rng", "set_rng_state")),
+    *((vars(torch), function.__name__, "step") for function in _FACTORIES),
+    *((vars(torch), name, "refused") for name in vars(torch) if _ASKS.fullmatch(name)),
+    (vars(torch), "manual_seed", "refused"),
+    (vars(torch), "is_tensor", "step"),
 ]
 
 
+_device_constructors()  # kept by torch at first use: not with the names patched
+
+
 @functools.lru_cache(maxsize=4096)
-def _stand_in(function: Callable[..., object], refused: bool) -> Callable[..., object]:
-    """Make what stands in for a global function while a forward is followed."""
+def _stand_in(function: Any, way: str) -> Callable[..., object]:
+    """Make what stands in for a global function while a forward is followed.
+
+    Args:
+        function: the function.
+        way: ``step`` of the graph where it takes proxies; ``refused``; or ``cached`` and so
+            called without its cache, which would keep proxies.
+    """
 
     @functools.wraps(function)
     def stand_in(*args: object, **kwargs: object) -> object:
         recording = _recording_here()
         if recording is None:
             return function(*args, **kwargs)
-        if refused:
+        if way == "cached":
+            return function.__wrapped__(*args, **kwargs)
+        if way == "refused":
             name = getattr(function, "__name__", "a function")
             raise px.UnfollowableError(f"it calls {name}, whose answer would be fixed for ever")
         if px.holds_proxy(args) or px.holds_proxy(kwargs):

@@ -6,7 +6,6 @@ by one, and levels are visited in the order in which they are called.
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import operator
@@ -24,7 +23,8 @@ from torchgraft.graph.edges import Edge
 from torchgraft.graph.flow import Flow
 from torchgraft.graph.kinds import is_container
 from torchgraft.graph.level import Level
-from torchgraft.graph.trace import _trace_mode
+from torchgraft.graph.trace import trace_mode
+from torchgraft.graph.watch import own_operations
 
 _ADDS = frozenset((operator.add, operator.iadd, torch.add, "add", "add_"))
 
@@ -83,6 +83,8 @@ def codes_of(module: nn.Module) -> Iterator[types.CodeType]:
         # A generated forward has no module.
         if isinstance(function, types.FunctionType) and not str(function.__module__).startswith("torch."):
             waiting.append((function.__code__, function.__globals__))
+            for cell in function.__closure__ or ():  # a generated forward may have one for each mode
+                named(cell.cell_contents)
 
     named(vars(module).get("forward", type(module).forward))
     while waiting:
@@ -141,13 +143,14 @@ class _Search:
         """Follow a level in training mode alone; some write caches on themselves in evaluation."""
         given = functools.partial(self._draft.runs.arguments, module)
         try:
-            return (_trace_mode(module, path, True, given, self._draft._passed(module, path)).graph,)
+            return (trace_mode(module, path, True, given, self._draft._passed(module, path)).graph,)
         except TraceError:
             return ()
 
     def _children(self, path: str, module: nn.Module, error: TraceError) -> None:
         """Visit what a level calls that cannot be followed, in the order of a run."""
-        if any(_adds(code) for code in codes_of(module)):
+        ran = own_operations(self._draft, path)
+        if ran is None or not ran.isdisjoint(("add", "iadd")):
             raise _may_add(path, module, error)
         try:
             calls = self._draft.runs.run(training=False).calls
@@ -247,8 +250,3 @@ def _chain(
 
 def _kind(module: nn.Module) -> type:
     return module._origin if isinstance(module, Level) else type(module)
-
-
-def _adds(code: types.CodeType) -> bool:
-    sums = any(i.opname == "BINARY_OP" and i.argrepr in ("+", "+=") for i in dis.get_instructions(code))
-    return sums or bool({"add", "add_", "iadd"}.intersection(code.co_names))

@@ -1,20 +1,26 @@
 """Run a model on meta tensors and note what every module got and gave.
 
-The run happens on shadows, so hooks do not fire, nothing is allocated, and what a forward
-writes on itself is lost.
+The run happens on shadows, so only the model's own hooks fire, nothing is allocated, and what
+a forward writes on itself is lost.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import attrs
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from torchgraft.graph.caches import fresh_caches
+from torchgraft.graph.clone import clone
+from torchgraft.graph.dry.known import Constants, reads_values, shapes_only
 from torchgraft.graph.proxy import to_meta
 from torchgraft.graph.shadow import Shadows, mark
 
@@ -63,7 +69,7 @@ def run_on_meta(
     training: bool,
     recorder: Recorder | None = None,
 ) -> Run:
-    """Run a model on meta tensors.
+    """Run a model on meta tensors; values of constants are known where the forward reads them.
 
     Args:
         model: any module; it is only read.
@@ -75,18 +81,70 @@ def run_on_meta(
     Returns:
         The calls and the output.
     """
-    recorder = recorder or Recorder(training)
+    if recorder is None:
+        return knowing(
+            lambda known: run_on_meta(
+                model, args, kwargs, training=training, recorder=Recorder(training, known)
+            )
+        )
     shadow = Shadows(recorder).of(model)
     given = tuple(to_meta(a) for a in args)
     named = {name: to_meta(a) for name, a in (kwargs or {}).items()}
     python = random.getstate()
     try:  # what a forward draws or seeds is not part of the model
         quiet = torch.random.fork_rng(devices=[])
-        with fresh_caches(model), quiet, torch.no_grad(), torch.device("meta"):
+        known = shapes_only(recorder.constants) if recorder.constants else contextlib.nullcontext()
+        with fresh_caches(model), quiet, torch.no_grad(), torch.device("meta"), known:
             output = shadow(*given, **named)
+    except Exception as error:
+        vars(error)[_UNTIL] = tuple(recorder.calls)
+        raise
     finally:
         random.setstate(python)
     return Run(tuple(recorder.calls), output, training)
+
+
+_UNTIL = "_torchgraft_calls"
+
+
+def calls_until(error: BaseException | None) -> tuple[ModuleCall, ...]:
+    """Return the calls that ended in a run before it failed with an error."""
+    return getattr(error, _UNTIL, ())
+
+
+def output_of(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object] | None = None) -> object:
+    """Return what the output of a module looks like, by a run on meta tensors, else on zeros."""
+    try:
+        return run_on_meta(module, args, kwargs, training=False).output
+    except Exception as error:
+        if not reads_values(error):
+            raise
+    return on_zeros(module, args, kwargs or {})
+
+
+def on_zeros(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """Run a clone of a module once on zeros, and return what its output looks like."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    trial = clone(module).eval()
+    with _disable_current_modes(), torch.random.fork_rng(devices=[]), torch.no_grad(), device:
+        given, named = tree_map_only(
+            torch.Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype), (args, kwargs)
+        )
+        return to_meta(trial(*given, **named))
+
+
+_T = TypeVar("_T")
+
+
+def knowing(run: Callable[[Constants | None], _T]) -> _T:
+    """Make a run; one that reads values is made again, with small constants known."""
+    try:
+        return run(None)
+    except Exception as error:
+        if not reads_values(error):
+            raise
+    return run(Constants())
 
 
 class Recorder:
@@ -94,17 +152,21 @@ class Recorder:
 
     Args:
         training: the mode that forwards read.
+        constants: what is known of small tensors; nothing by default.
     """
 
-    def __init__(self, training: bool) -> None:
+    def __init__(self, training: bool, constants: Constants | None = None) -> None:
         self.calls: list[ModuleCall] = []
-        self._training = training
+        self.constants = constants
+        self.modal: set[str] = set()
+        self.mode = training
         self._clock = 0
         self._meta: dict[int, torch.Tensor] = {}
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Run the forward of a shadow."""
-        forward: Callable[..., object] = shadow.forward
+        hooked = shadow._forward_hooks or shadow._forward_pre_hooks
+        forward: Callable[..., object] = shadow._call_impl if hooked else shadow.forward
         # Containers are copied: a caller may go on to fill the list that it passed.
         given = cast("tuple[object, ...]", self.noted(args)), cast("dict[str, object]", self.noted(kwargs))
         me = mark(shadow)
@@ -112,10 +174,17 @@ class Recorder:
         try:
             output = forward(*args, **kwargs)
         except Exception as error:
-            error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
-            raise
+            # What has no weights, as monitors and quantisers have none, may look at values.
+            if not reads_values(error) or any(p.ndim > 1 for p in me.source.parameters()):
+                error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
+                raise
+            output = self.hidden(args, kwargs, on_zeros(me.source, args, kwargs))
         self._clock += 1
         self.calls.append(ModuleCall(me.path, me.source, *given, self.noted(output), started, self._clock))
+        return output
+
+    def hidden(self, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> object:  # noqa: ARG002 - for those who look at operations
+        """Take note of a call whose operations cannot be seen."""
         return output
 
     def noted(self, value: object) -> object:
@@ -129,12 +198,13 @@ class Recorder:
     def assign(self, shadow: nn.Module, name: str, value: object) -> None:
         """Let a forward write on its shadow."""
         for store in ("_parameters", "_buffers"):
-            if name in shadow.__dict__[store]:
+            if name in mark(shadow).source.__dict__[store]:
                 getattr(shadow, store)[name] = value
 
-    def training(self, shadow: nn.Module) -> bool:  # noqa: ARG002 - protocol
-        """Give the mode of the run."""
-        return self._training
+    def training(self, shadow: nn.Module) -> bool:
+        """Give the mode of the run, and note who asks."""
+        self.modal.add(mark(shadow).path)
+        return self.mode
 
     def convert(self, tensor: torch.Tensor) -> torch.Tensor:
         """Give the meta tensor of a tensor, one for each."""
@@ -144,4 +214,6 @@ class Recorder:
             if isinstance(tensor, nn.Parameter):
                 known = nn.Parameter(known, requires_grad=tensor.requires_grad)
             self._meta[id(tensor)] = known
+            if self.constants is not None:
+                self.constants.learn(known, tensor)
         return known

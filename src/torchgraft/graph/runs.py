@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from torchgraft.errors import AnalysisError
+from torchgraft.graph.deep.atoms import Axes
+from torchgraft.graph.deep.axes import follow
 from torchgraft.graph.deep.record import Record, record
-from torchgraft.graph.probe import Arguments, Example, arguments_of, probe
-from torchgraft.graph.run import ModuleCall, Run, run_on_meta
+from torchgraft.graph.probe import Arguments, Example, arguments_of, probe, tried
+from torchgraft.graph.run import ModuleCall, Run, calls_until
 
 
 class Runs:
@@ -19,14 +22,19 @@ class Runs:
     Args:
         root: gives the model as it is when the run is made.
         example: an input for it; guessed if missing.
+        edited: the model ran before it was edited.
     """
 
-    def __init__(self, root: Callable[[], nn.Module], example: Example | None) -> None:
+    def __init__(
+        self, root: Callable[[], nn.Module], example: Example | None, *, edited: bool = False
+    ) -> None:
+        self._edited = edited
         self._root = root
         self._example = example
         self._made: dict[bool, Run | AnalysisError] = {}
-        self._larger: Run | None = None
-        self._deep: Record | None = None
+        self._deep: dict[bool, Record] = {}
+        self._fresh: set[bool] = set()
+        self._axes: tuple[Record, dict[int, Axes]] | None = None
 
     def run(self, *, training: bool) -> Run:
         """Return the run in a mode.
@@ -34,10 +42,13 @@ class Runs:
         Raises:
             AnalysisError: the model does not run on meta tensors.
         """
+        return self._kept(training, lambda: probe(self._root(), self._example, training=training))
+
+    def _kept(self, training: bool, run: Callable[[], Run]) -> Run:
         known = self._made.get(training)
         if known is None:
             try:
-                known = probe(self._root(), self._example, training=training)
+                known = run()
             except AnalysisError as error:
                 known = error
             self._made[training] = known
@@ -46,51 +57,92 @@ class Runs:
         return known
 
     def of(self, module: nn.Module) -> list[ModuleCall]:
-        """Return the calls of a module in evaluation mode, or where there are none in training."""
-        return self.run(training=False).of(module) or self.run(training=True).of(module)
-
-    def resized(self) -> Run:
-        """Run on an input that is larger along its last two axes.
+        """Return the calls of a module in evaluation mode, or where there are none in training.
 
         Raises:
-            AnalysisError: the model takes no other size.
+            AnalysisError: the model does not run on meta tensors, and stops before such a call.
         """
-        usual = self.run(training=False).calls[-1]
-        if self._larger is None:
-            grown = tuple(_grown(a) for a in usual.args), {k: _grown(v) for k, v in usual.kwargs.items()}
-            try:
-                self._larger = run_on_meta(self._root(), *grown, training=False)
-            except Exception as error:
-                raise AnalysisError(f"the model takes no larger input: {error}") from error
-        return self._larger
+        return self._of(module, training=False) or self._of(module, training=True)
 
-    def deep(self) -> Record:
-        """Record the run in evaluation mode down to primitive operations.
+    def _of(self, module: nn.Module, *, training: bool) -> list[ModuleCall]:
+        try:
+            return self.run(training=training).of(module)
+        except AnalysisError as error:
+            found = [call for call in calls_until(error.__cause__) if call.module is module]
+            if not found:
+                raise
+            return found
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a run in evaluation mode was made and did not fail."""
+        return isinstance(self._made.get(False), Run)
+
+    def gives_none(self, module: nn.Module) -> bool:
+        """Tell whether a call of a module gave ``None``, or something with ``None`` in it."""
+        if gives_tensors(module):
+            return False
+        try:
+            return any(_holds_none(call.output) for call in self.of(module))
+        except AnalysisError:
+            return False
+
+    def deep(self, *, training: bool = False, fresh: bool = True) -> Record:
+        """Record the run in a mode down to primitive operations.
+
+        Args:
+            training: the mode to run in.
+            fresh: of the model as it is now; ``False`` for as it was before the last edits.
 
         Raises:
             AnalysisError: the model does not run on meta tensors.
         """
-        if self._deep is None:
-            usual = self.run(training=False).calls[-1]
-            root = self._root()
-            try:
-                self._deep = record(root, (usual.args, usual.kwargs))
-            except Exception as error:
-                raise AnalysisError(
-                    f"{type(root).__name__} as edited so far does not run, so its tiers are unknown",
-                    found=f"{type(error).__name__}: {error}".splitlines()[0],
-                    write="the edits that make its shapes fit again, and this one behind them",
-                ) from error
-        return self._deep
+        if training in self._deep and (training in self._fresh or not fresh):
+            return self._deep[training]
+        root = self._root()
+        try:
+            if training in self._made:
+                usual = self.run(training=training).calls[-1]
+                self._deep[training] = record(root, (usual.args, usual.kwargs), training=training)
+            else:
+                self._kept(training, lambda: self._first(root, training))
+        except Exception as error:
+            if isinstance(error, AnalysisError) and not self._edited:
+                raise
+            raise AnalysisError(
+                f"{type(root).__name__} as edited so far does not run, so its tiers are unknown",
+                found=error.found
+                if isinstance(error, AnalysisError)
+                else f"{type(error).__name__}: {error}".splitlines()[0],
+                write="the edits that make its shapes fit again, and this one behind them",
+            ) from error
+        self._fresh.add(training)
+        return self._deep[training]
+
+    def _first(self, root: nn.Module, training: bool) -> Run:
+        made = tried(root, self._example, lambda *given: record(root, given, training=training))
+        self._deep[training] = made
+        return Run(made.calls, made.calls[-1].output, training)
+
+    def axes(self) -> tuple[Record, dict[int, Axes]]:
+        """Return a record in evaluation mode with the axes of its values, from before the last edit at times.
+
+        Raises:
+            AnalysisError: the model does not run on meta tensors.
+        """
+        made = self.deep(fresh=False)
+        if self._axes is None or self._axes[0] is not made:
+            self._axes = made, follow(made)
+        return self._axes
 
     def renew(self) -> None:
-        """Forget the record: the model was edited since."""
-        self._deep = None
+        """Take it that the model was edited since it was recorded."""
+        self._fresh.clear()
 
     def arguments(self, module: nn.Module, training: bool) -> Arguments | None:
         """Return the arguments of the first call of a module, or ``None`` if they are unknown."""
         try:
-            calls = self.run(training=training).of(module)
+            calls = self._of(module, training=training)
         except AnalysisError:
             if module is self._root() and self._example is not None:
                 return arguments_of(self._example)
@@ -98,8 +150,18 @@ class Runs:
         return (calls[0].args, calls[0].kwargs) if calls else None
 
 
-def _grown(value: object) -> object:
-    if isinstance(value, torch.Tensor) and value.ndim == 4:
-        # Twice the size fits whatever strides and windows the model has.
-        return value.new_empty((*value.shape[:2], *(2 * side for side in value.shape[2:])))
-    return value
+def gives_tensors(module: nn.Module) -> bool:
+    """Tell whether a module can be seen, without a run, to give nothing but tensors."""
+    while type(module).forward is nn.Sequential.forward and module._modules:
+        module = next(reversed(module._modules.values()))  # type: ignore[assignment]  # it could not be called
+    forward = type(module).forward
+    told = getattr(inspect.unwrap(forward), "__annotations__", {}).get("return", "")
+    if forward.__module__.startswith("torch.nn.") and forward is not nn.Sequential.forward:
+        return "None" not in str(told)
+    return told in (torch.Tensor, "Tensor", "torch.Tensor")
+
+
+def _holds_none(value: object) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return value is None or (isinstance(value, (tuple, list)) and any(_holds_none(item) for item in value))

@@ -11,15 +11,18 @@ import copy
 import functools
 import types
 from collections import OrderedDict, deque
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import nn
 
+from torchgraft.graph.clone import pointed_at, pointer
+from torchgraft.graph.hooking import HOOKS, Family, NoHooks, holds_unseen
 from torchgraft.graph.proxy import UnfollowableError
-
-_MARK = "_torchgraft_shadow"
+from torchgraft.graph.settings import Reads
+from torchgraft.graph.watched import STORES, empty_shadow, held_by, ids, is_shadow
+from torchgraft.graph.watched import mark as mark
 
 
 class Watcher(Protocol):
@@ -46,12 +49,14 @@ class Shadows:
 
     Args:
         watcher: what answers calls, reads and writes of all of them.
+        reads: takes note of reads of plain attributes, where somebody wants to know.
     """
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, reads: Reads | None = None) -> None:
         self.watcher = watcher
+        self.reads = reads
+        self.firing = False
         self._made: dict[int, nn.Module] = {}
-        self._paths: dict[int, str] = {}
         self._root: nn.Module | None = None
 
     def of(self, source: nn.Module, path: str = "") -> nn.Module:
@@ -68,24 +73,22 @@ class Shadows:
         if known is not None:
             return known
         self._root = self._root or source
-        shadow: nn.Module = object.__new__(_watched(type(source)))
-        held, me = shadow.__dict__, Mark(self, path, source)
+        shadow = empty_shadow(self, path, source)
+        held, me = held_by(shadow), mark(shadow)
+        self._made[id(source)] = shadow
         for name, value in source.__dict__.items():
-            if type(value) in _ATOMS or name in _STORES:  # most attributes, so asked first
+            if name in STORES:
+                continue  # made when they are asked for
+            if type(value) in _ATOMS:  # most attributes, so asked first
                 held[name] = value
-            elif name.startswith("_") and "hooks" in name:
-                held[name] = OrderedDict()  # hooks are for the model that runs
+            elif name in HOOKS:
+                held[name] = self._hooks(name, value)
             elif isinstance(value, torch.Tensor):
                 me.plain[name] = value
-            elif type(value) is types.MethodType and value.__self__ is source:
-                held[name] = types.MethodType(value.__func__, shadow)
-            elif type(value) is functools.partial and any(item is source for item in value.args):
-                args = [shadow if item is source else item for item in value.args]
-                held[name] = functools.partial(value.func, *args, **value.keywords)
+                if self.reads is None and hasattr(type(source), name):  # Python would find that one
+                    held[name] = self.watcher.tensor(shadow, name, value)
             else:
                 held[name] = self._value(value)
-        held[_MARK] = me
-        self._made[id(source)] = shadow
         return shadow
 
     def check_unwritten(self) -> None:
@@ -97,12 +100,12 @@ class Shadows:
         for shadow in list(self._made.values()):
             me = mark(shadow)
             for store, made in me.tensors.items():
-                if _ids(made) != me.given[store]:
+                if ids(made) != me.given[store]:
                     raise UnfollowableError(f"it writes into {store} of the module")
             for name, value in me.source.__dict__.items():
-                if isinstance(value, _CONTAINERS) and name not in _STORES and "hooks" not in name:
-                    copied = shadow.__dict__.get(name)
-                    if not _same(value, copied):
+                if isinstance(value, _CONTAINERS) and name not in STORES and name not in HOOKS:
+                    copied = held_by(shadow).get(name)
+                    if not _same(value, copied) and not holds_unseen(copied):
                         where = f"{me.path}.{name}".lstrip(".")
                         raise UnfollowableError(f"it writes into {where} of the module")
 
@@ -110,21 +113,46 @@ class Shadows:
         # Containers are copied: some models keep caches in them.
         if isinstance(value, torch.Tensor):
             return self.watcher.convert(value)
-        if isinstance(value, nn.Module):
-            path = self._registered(value)
-            return value if path is None else self.of(value, path)
+        if (module := pointed_at(value)) is not None:
+            path = self._registered(module)
+            return value if path is None else pointer(value, self.of(module, path))
         if isinstance(value, dict) and type(value) in (dict, OrderedDict):
             return type(value)((key, self._value(item)) for key, item in value.items())
         if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
             return type(value)([self._value(item) for item in value])
         if isinstance(value, _CONTAINERS):
             return copy.copy(value)
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, self._value(value.__self__))
+        if type(value) is functools.partial:
+            named = {key: self._value(item) for key, item in value.keywords.items()}
+            function = cast("Callable[..., object]", self._value(value.func))
+            return functools.partial(function, *map(self._value, value.args), **named)
         return _Draws() if type(value).__name__ in _GENERATORS else value
 
+    @functools.cached_property
+    def family(self) -> Family:
+        """The model that all shadows are of."""
+        return Family(cast("nn.Module", self._root))
+
     def _registered(self, module: nn.Module) -> str | None:
-        if not self._paths and self._root is not None:
-            self._paths = {id(m): path for path, m in self._root.named_modules()}
-        return self._paths.get(id(module))
+        return None if self._root is None else self.family.paths.get(id(module))
+
+    def _hooks(self, name: str, hooks: dict[int, object]) -> OrderedDict[int, object]:
+        """Return the hooks of a shadow: in a run those that are part of the model."""
+        if self.reads is not None:
+            return NoHooks()
+        if not hooks or "forward" not in name:
+            return OrderedDict()
+        own = [(number, hook) for number, hook in hooks.items() if hook is True or self.family.owns(hook)]
+        return OrderedDict((number, self._value(hook)) for number, hook in own)
+
+    def fire(self, source: nn.Module) -> None:
+        """Run the hooks of what a forward calls, on values that it must not use."""
+        self.firing = True
+        for part, hook, given in self.family.hooks_below(source):
+            cast("Callable[..., object]", self._value(hook))(self._value(part), *given)
+        self.firing = False
 
 
 class _Draws:
@@ -138,13 +166,13 @@ _GENERATORS = ("Random", "RandomState")
 
 
 _ATOMS = frozenset((bool, int, float, str, type(None)))
-_STORES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS: tuple[type, ...] = (dict, OrderedDict, list, set, deque, bytearray)
 
 
 def _same(one: object, other: object) -> bool:
-    if isinstance(one, nn.Module) and isinstance(other, nn.Module) and _MARK in other.__dict__:
-        return mark(other).source is one
+    module, shadow = pointed_at(one), pointed_at(other)
+    if module is not None and shadow is not None and is_shadow(shadow):
+        return mark(shadow).source is module
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     if type(one) is not type(other) or not isinstance(one, _CONTAINERS):
@@ -154,99 +182,3 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, (list, deque)) and isinstance(other, (list, deque)):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     return one == other
-
-
-class Mark:
-    """What a shadow knows of itself: its family, its path and what it stands for."""
-
-    __slots__ = ("children", "family", "given", "path", "plain", "source", "tensors")
-
-    def __init__(self, family: Shadows, path: str, source: nn.Module) -> None:
-        self.family = family
-        self.path = path
-        self.source = source
-        self.plain: dict[str, torch.Tensor] = {}
-        self.children: dict[str, nn.Module | None] | None = None
-        self.tensors: dict[str, dict[str, object]] = {}
-        self.given: dict[str, dict[str, int]] = {}
-
-
-def mark(shadow: nn.Module) -> Mark:
-    """Return what a shadow knows of itself."""
-    return shadow.__dict__[_MARK]  # type: ignore[no-any-return]  # put there when it was made
-
-
-_CLASSES: WeakKeyDictionary[type, type] = WeakKeyDictionary()
-
-
-def _watched(cls: type[nn.Module]) -> type[nn.Module]:
-    known = _CLASSES.get(cls)
-    if known is None:
-        body = {**_BODY, "__module__": cls.__module__}
-        # Past the metaclass and __init_subclass__: a shadow's class is nobody's business.
-        known = _CLASSES[cls] = type.__new__(type(cls), cls.__name__, (cls,), body)
-    return known
-
-
-def _call(self: nn.Module, *args: object, **kwargs: object) -> object:
-    return mark(self).family.watcher.call(self, args, kwargs)
-
-
-def _getattr(self: nn.Module, name: str) -> object:
-    me = mark(self)
-    for store in ("_parameters", "_buffers"):
-        if name in self.__dict__[store]:
-            return _tensors(self, store)[name]
-    children = _children(self)
-    if name in children:
-        return children[name]
-    if name in me.plain:
-        return me.family.watcher.tensor(self, name, me.plain[name])
-    return super(type(self), self).__getattr__(name)  # type: ignore[misc]  # nn.Module has one
-
-
-def _setattr(self: nn.Module, name: str, value: object) -> None:
-    mark(self).family.watcher.assign(self, name, value)
-    self.__dict__[name] = value
-
-
-def _tensors(self: nn.Module, store: str) -> dict[str, object]:
-    me = mark(self)
-    if store not in me.tensors:
-        watcher = me.family.watcher
-        me.tensors[store] = {
-            name: value if value is None else watcher.tensor(self, name, value)
-            for name, value in self.__dict__[store].items()
-        }
-        me.given[store] = _ids(me.tensors[store])
-    return me.tensors[store]
-
-
-def _ids(held: dict[str, object]) -> dict[str, int]:
-    return {name: id(value) for name, value in held.items()}
-
-
-def _children(self: nn.Module) -> dict[str, nn.Module | None]:
-    me = mark(self)
-    if me.children is None:
-        prefix = f"{me.path}." if me.path else ""
-        me.children = {
-            name: child if child is None else me.family.of(child, prefix + name)
-            for name, child in self.__dict__["_modules"].items()
-        }
-    return me.children
-
-
-def _training(self: nn.Module) -> bool:
-    return mark(self).family.watcher.training(self)
-
-
-_BODY: dict[str, object] = {
-    "__call__": _call,
-    "__getattr__": _getattr,
-    "__setattr__": _setattr,
-    "_parameters": property(lambda self: _tensors(self, "_parameters")),
-    "_buffers": property(lambda self: _tensors(self, "_buffers")),
-    "_modules": property(_children),
-    "training": property(_training, lambda self, mode: _setattr(self, "training", mode)),
-}

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from torchgraft.errors import NameClashError, OptionError, TargetError
-from torchgraft.text import kind, near, plural
+from torchgraft.graph.following import ADDED
+from torchgraft.graph.outline import named_tensors
+from torchgraft.text import kind, literal, near, plural
 
 
 class Tree:
@@ -19,7 +21,10 @@ class Tree:
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
+        self.begun = {id(tensor): (name, tensor) for name, tensor in named_tensors(root)}
         self._names: dict[int, list[str]] | None = None
+        self.grown: dict[int, nn.Module] = {}
+        """Modules that got a child, by their identity."""
         self._beside: dict[int, tuple[nn.Module, list[tuple[str, str]]]] = {}
 
     def get(self, path: str) -> nn.Module:
@@ -90,10 +95,12 @@ class Tree:
             raise NameClashError(
                 f"the name {name!r} is already used in {owner or 'the root'}",
                 found=f"{owner}.{name}".lstrip("."),
-                write=f"name={self.fresh(owner, name)!r}",
+                write=f"name={literal(self.fresh(owner, name))}",
             )
         places = list(self.names(parent))
         parent._modules[name] = module
+        self.grown[id(parent)] = parent
+        vars(parent)[ADDED] = vars(parent).get(ADDED, frozenset()) | {name}
         if beside in parent._modules:
             self._beside.setdefault(id(parent), (parent, []))[1].append((beside, name))
         for place in places:
@@ -106,7 +113,15 @@ class Tree:
             parent, _, last = name.rpartition(".")
             self._forget(name, module)
             if self.has(parent):
-                self.get(parent)._modules.pop(last, None)
+                held = self.get(parent)
+                held._modules.pop(last, None)
+                if ADDED in vars(held):
+                    vars(held)[ADDED] -= {last}
+
+    def is_added(self, path: str) -> bool:
+        """Return True if an edit put the module at a path there, and no class knows of it."""
+        owner, _, name = path.rpartition(".")
+        return name in vars(self.get(owner)).get(ADDED, ())
 
     def free(self, owner: str, name: str) -> bool:
         """Tell whether a name can be given to a new module of a level."""

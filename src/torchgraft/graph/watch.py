@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from torchgraft.errors import AnalysisError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.nodes import operation_name, plain_name
 from torchgraft.graph.run import Recorder, run_on_meta
 
 
-class _Depth(Recorder):
-    """Count how deep in the calls of modules a run is."""
+class _Names(TorchFunctionMode, Recorder):
+    """Note the operations of the outermost module."""
 
-    depth = 0
+    def __init__(self, training: bool) -> None:
+        TorchFunctionMode.__init__(self)
+        Recorder.__init__(self, training)
+        self.depth, self.names = 0, set[str]()
 
     def call(self, shadow: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Answer a call one level deeper."""
@@ -26,15 +29,6 @@ class _Depth(Recorder):
         finally:
             self.depth -= 1
 
-
-class _Names(TorchFunctionMode):
-    """Note the operations of the outermost module."""
-
-    def __init__(self, recorder: _Depth) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-        self._recorder = recorder
-
     def __torch_function__(
         self,
         func: Callable[..., object],
@@ -42,7 +36,7 @@ class _Names(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if self._recorder.depth == 1:
+        if self.depth == 1:
             self.names.add(operation_name(plain_name(func)))
         return func(*args, **(kwargs or {}))
 
@@ -60,15 +54,10 @@ def own_operations(draft: Draft, path: str) -> frozenset[str] | None:
     found: set[str] = set()
     try:
         calls = draft.record(path)
-    except AnalysisError:
-        return None
-    for call in calls:
-        for training in (False, True):
-            recorder = _Depth(training)
-            try:
-                with _Names(recorder) as watch:
-                    run_on_meta(draft.get(path), call.args, call.kwargs, training=training, recorder=recorder)
-            except Exception:  # noqa: BLE001 - any forward may fail in any way
-                return None
+        for call, training in itertools.product(calls, (False, True)):
+            with _Names(training) as watch:
+                run_on_meta(draft.get(path), call.args, call.kwargs, training=training, recorder=watch)
             found |= watch.names
+    except Exception:  # noqa: BLE001 - any forward may fail in any way
+        return None
     return frozenset(found) if calls else None

@@ -6,10 +6,16 @@ Nothing is evaluated: names are looked up in the list, calls are made of what st
 from __future__ import annotations
 
 import ast
+import contextlib
 import operator
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import cast
 
+from torch import nn
+from torch.nn import functional as F
+
+from torchgraft.blocks.registry import with_options
 from torchgraft.errors import GraftError, RecipeError
 from torchgraft.recipe import names
 from torchgraft.recipe.bounds import DEEPEST, check_bounds, excerpt
@@ -17,6 +23,8 @@ from torchgraft.select import Selector
 from torchgraft.text import literal, near, spelled
 from torchgraft.transform import Transform
 
+_HOMES: Mapping[str, object] = {"nn": nn, "F": F}
+_REGISTERED = '@register_block("my_block") on what makes it, and "my_block" in the step'
 _LARGEST = 2**63
 _BINARY: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.BitOr: operator.or_,
@@ -60,8 +68,9 @@ def parse(text: str) -> Transform:
 class _Reader:
     """Turn one expression into the value that it describes."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, tries: int = 3) -> None:
         self._text = text
+        self._tries = tries
 
     def read(self) -> object:
         """Read the text."""
@@ -73,8 +82,9 @@ class _Reader:
                 "the step is no expression of Python",
                 asked=excerpt(text),
                 found=str(error)[:200],
-                write='wrap("layer4", se)',
+                write=_quoted(text),
             ) from error
+        self._tree = tree.body
         try:
             return self._value(tree.body, 0)
         except GraftError:
@@ -130,16 +140,18 @@ class _Reader:
         if isinstance(function, ast.Name):
             made = self._named(function, function.id)
             if isinstance(made, str):
-                raise self._wrong(
-                    function, "is registered without options, so it is not called", literal(made)
-                )
+                write = self._with(self._call_of(function), literal(made))
+                write = with_options(made) if given or options else write
+                raise self._wrong(function, "is registered without options, so it is not called", write)
             callee = made if callable(made) else None
         elif isinstance(function, ast.Attribute) and function.attr in names.METHODS:
             callee = getattr(self._selector(function.value, depth), function.attr)
         else:
             callee = None
         if callee is None or isinstance(callee, type):
-            raise self._wrong(function, "is not called in a step", "a transform, a selector or a block")
+            layer = not (given or options) and names.dotted(_dotted(function))
+            write = self._with(self._call_of(function), _dotted(function)) if layer else _REGISTERED
+            raise self._wrong(function, "is not called in a step", write)
         loose = [v for v in (*given, *options.values()) if callable(v) and not _may_be_passed(v)]
         if loose and callee is not names.SELECTORS["op"]:
             raise self._wrong(function, "takes no function here", "a block, or a module class")
@@ -161,9 +173,10 @@ class _Reader:
             return getattr(self._selector(node.value, depth), node.attr)
         if node.attr in names.METHODS:
             raise self._wrong(node, "is not called", f"{self._said(node)}(...)")
-        raise self._wrong(
-            node, "is no module class and no part of a selector", "nn.<class>, or .first, .last, .calls"
-        )
+        home, _, last = path.rpartition(".")
+        close = near(path, [f"{home}.{name}" for name in dir(_HOMES[home])]) if home in _HOMES else ()
+        write = self._meant(node, path, ()) if last[:1].islower() and not close else ""
+        raise self._wrong(node, "is no module class and no part of a selector", write, close)
 
     def _named(self, node: ast.expr, name: str) -> object:
         if name in names.NEVER_WRITTEN:
@@ -172,7 +185,8 @@ class _Reader:
             )
         found = names.named(name)
         if found is None:
-            raise self._wrong(node, "is no known name", "", near(name, names.known()))
+            close = near(name, names.known())
+            raise self._wrong(node, "is no known name", self._meant(node, name, close), close)
         return found
 
     def _check_constant(self, node: ast.expr, value: object) -> None:
@@ -185,7 +199,7 @@ class _Reader:
     def _selector(self, node: ast.expr, depth: int) -> Selector:
         value = self._value(node, depth)
         if not isinstance(value, Selector):
-            raise self._wrong(node, "is no selector", f"at({ast.unparse(node)})")
+            raise self._wrong(node, "is no selector", self._with(node, f"at({self._said(node)})"))
         return value
 
     def _joined(self, node: ast.expr, sign: ast.operator, left: object, right: object) -> object:
@@ -197,6 +211,32 @@ class _Reader:
             raise self._wrong(node, "joins what cannot be joined", 'at("layer3") | "layer4", or step >> step')
         return _BINARY[type(sign)](left, right)
 
+    def _meant(self, node: ast.expr, name: str, close: tuple[str, ...]) -> str:
+        """Write the step with an unknown name in quotes, or the nearest one: the first that is a step."""
+        if not self._tries:
+            return self._with(node, close[0]) if close else ""
+        for new in (literal(name), f"at({literal(name)})", *close):
+            write = self._with(node, new)
+            try:
+                _Reader(write, self._tries - 1).read()
+            except GraftError as error:  # what that is to be may be a step
+                write = error.write
+            with contextlib.suppress(GraftError):
+                if isinstance(_Reader(write, 0).read(), Transform):
+                    return write
+        return ""
+
+    def _call_of(self, function: ast.expr) -> ast.expr:
+        return next(n for n in ast.walk(self._tree) if isinstance(n, ast.Call) and n.func is function)
+
+    def _with(self, node: ast.expr, new: str) -> str:
+        """Write the step with something else in the place of a part of it."""
+        lines = self._text.strip().encode().splitlines(keepends=True)
+        first, last = lines[: node.lineno - 1], lines[(node.end_lineno or node.lineno) :]
+        head = b"".join([*first, lines[node.lineno - 1][: node.col_offset]])
+        tail = b"".join([lines[(node.end_lineno or 1) - 1][node.end_col_offset :], *last])
+        return (head + new.encode() + tail).decode()
+
     def _said(self, node: ast.expr) -> str:
         return ast.get_source_segment(self._text.strip(), node) or ""
 
@@ -207,13 +247,19 @@ class _Reader:
             asked=excerpt(self._text),
             found=f"column {node.col_offset + 1}",
             near=close,
-            write=write
-            or (
-                self._text.replace(said, close[0], 1)
-                if close
-                else "a name of torchgraft or a registered block"
-            ),
+            write=write or (self._with(node, close[0]) if close else ""),
         )
+
+
+def _quoted(text: str) -> str:
+    """Put quotes around what is written like a path; a step to begin with where that is no step."""
+    path = r"""(?<![\w."'])[A-Za-z_]\w*(?:\.\w+)*\.\d\w*(?:\.\w+)*(?![\w."'])"""
+    quoted = re.sub(path, r'"\g<0>"', text)
+    if quoted != text:
+        with contextlib.suppress(GraftError):
+            parse(quoted)
+            return quoted
+    return 'wrap("layer4", se)'
 
 
 def _may_be_passed(value: object) -> bool:

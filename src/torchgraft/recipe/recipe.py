@@ -25,10 +25,11 @@ from torchgraft.recipe.values import (
 from torchgraft.recipe.variables import escaped
 from torchgraft.recipe.written import to_plain
 from torchgraft.recipe.yaml_text import write_yaml
-from torchgraft.text import call
+from torchgraft.text import call, spelled_class
 from torchgraft.transform import Transform
 
 
+@spelled_class
 @attrs.frozen(repr=False)
 class Recipe:
     """Say which model, with which weights, and what is done to it.

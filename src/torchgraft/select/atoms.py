@@ -7,13 +7,15 @@ import types
 import attrs
 from torch import Tensor, nn
 
-from torchgraft.errors import OptionError, TargetError
+from torchgraft.errors import GraftError, OptionError, TargetError
+from torchgraft.graph.draft import Draft
+from torchgraft.graph.heads import find_heads
 from torchgraft.graph.names import node_names, nodes_named
 from torchgraft.select.pattern import matches
 from torchgraft.select.query import Query
 from torchgraft.select.selector import Selector, Target
 from torchgraft.select.site import Site
-from torchgraft.text import kind, literal, near, plural, spelled
+from torchgraft.text import kind, literal, near, plural, shown, spelled
 
 
 @attrs.frozen(repr=False)
@@ -48,13 +50,10 @@ class Path(Selector):
         modules = [name for name, _ in draft.modules() if name]
         last = self.path[len(owner) :].lstrip(".")
         if (owner or "." not in self.path) and isinstance(getattr(draft.get(owner), last, None), Tensor):
-            return TargetError(
-                f"{literal(self.path)} is a tensor of a module, and targets are modules or operations",
-                wrong=self.path,
-                found=f"{last} of {owner or 'the root'}",
-                near=[owner] if owner else [],
-            )
+            return _is_tensor(self.path, f"{last} of {owner or 'the root'}", owner)
         close = near(self.path, [*([] if self.node_only else modules), *node_names(draft, owner)])
+        if self.path in _HEADS and not any(path.endswith(f".{self.path}") for path in close):
+            close = (*_heads(draft), *close)
         return TargetError(
             f"{literal(self.path)} is no {'' if self.node_only else 'module and no '}node of this model",
             wrong=self.path,
@@ -84,13 +83,24 @@ class Glob(Selector):
         if query.own and self.pattern == "**":
             return [Site("", query.draft, own=True), *found]
         if not found and query.strict:
+            inner, last = parts[:-1], parts[-1]
+            holders = [(n, m) for n, m in query.draft.modules() if matches(tuple(n.split(".")), inner)]
+            holder = next((n for n, m in holders if isinstance(getattr(m, last, None), Tensor)), "")
+            if holder:
+                raise _is_tensor(self.pattern, f"{last} of {holder}", ".".join(inner))
             raise TargetError(
                 f"{literal(self.pattern)} matches no module of this model",
                 wrong=self.pattern,
                 found=plural(len(paths), "module"),
-                near=near(self.pattern.replace("*", ""), paths),
+                near=self._near(paths),
             )
         return found
+
+    def _near(self, paths: list[str]) -> list[str]:
+        """Return patterns that match and resemble this one, then paths that do."""
+        close = near(self.pattern.replace("*", ""), paths)
+        tails = [path.rstrip("0123456789") + "*" for path in close if self.pattern.endswith("*")]
+        return [*dict.fromkeys(tail for tail in tails if tail.strip("*"))][:1] + list(close)
 
     def written(self) -> str:
         """Write the pattern alone."""
@@ -115,10 +125,12 @@ class Instances(Selector):
         }
         if not found and query.strict:
             present = sorted({literal(type(m)) for name, m in query.draft.modules() if name})
+            close = near(self._classes(), present)
             raise TargetError(
                 f"this model has no {self._classes()}",
                 found=plural(len(present), "class").replace("classs", "classes") + " of modules",
-                near=near(self._classes(), present),
+                near=close,
+                swap=(self.written(), close[0]) if close else ("", ""),
             )
         return list(reversed(found.values()))
 
@@ -157,9 +169,41 @@ def parse(target: object) -> Selector:
             return Instances(tuple(classes))
     raise OptionError(
         "a target is a path, a glob, a module class or a selector",
-        asked=literal(target),
+        asked=shown(target),
         found=kind(target),
-        write='"layer4", "layer4.*", nn.Conv2d, op("add") or at("layer3") | "layer4"',
+        write=_target(target),
+    )
+
+
+def _target(value: object) -> str:
+    """Write the target that was most likely meant."""
+    if isinstance(value, (tuple, list)) and len(value) > 1:
+        return " | ".join([f"at({shown(value[0])})", *map(shown, value[1:])])
+    if isinstance(value, (tuple, list)) and value:
+        return shown(value[0])
+    if isinstance(value, str) and value.strip("./"):
+        return literal(".".join(part for part in value.replace("/", ".").split(".") if part))
+    return "<target>"
+
+
+_HEADS = frozenset(("head", "heads", "classifier", "fc", "logits"))
+"""What heads are called; one that is called otherwise is found by structure."""
+
+
+def _heads(draft: Draft) -> list[str]:
+    """Return the paths of the heads of a model; none where they cannot be told."""
+    try:
+        return [found.path for found in find_heads(draft)]
+    except GraftError:
+        return []
+
+
+def _is_tensor(said: str, found: str, holder: str) -> TargetError:
+    return TargetError(
+        f"{literal(said)} is a tensor of a module, and targets are modules or operations",
+        wrong=said,
+        found=found,
+        near=[holder] if holder else [],
     )
 
 

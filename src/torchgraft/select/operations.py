@@ -17,7 +17,7 @@ from torchgraft.select.pattern import fits
 from torchgraft.select.query import Query
 from torchgraft.select.selector import Selector
 from torchgraft.select.site import Site
-from torchgraft.text import function_name, kind, literal, spelled
+from torchgraft.text import function_name, literal, spelled, wrong
 
 
 @attrs.frozen(repr=False)
@@ -44,12 +44,19 @@ class Operation(Selector):
             stopped.write = f"{self!r}.inside(<a part that can be followed>)"
             raise stopped
         if not found and query.strict:
+            layer = self._layer(query)
             raise TargetError(
                 f"no forward of this model runs {self._name()}",
                 found="functions and methods, not layers",
-                write="a module class, where a layer does it",
+                swap=(repr(self), layer) if layer else ("", ""),
             )
         return found
+
+    def _layer(self, query: Query) -> str:
+        """Write the class of the layers that do it, where the model has some."""
+        name = self._name().replace("_", "").lower()
+        found = (type(m) for _, m in query.draft.modules() if type(m).__name__.lower() == name)
+        return next(map(literal, found), "")
 
     def _may_hide(self, query: Query, path: str) -> bool:
         """Tell whether a forward that cannot be followed may run it: a run on meta tensors is watched."""
@@ -100,12 +107,8 @@ def op(what: str | Callable[..., object]) -> Selector:
     if isinstance(what, str) and what:
         return Operation(what)
     if isinstance(what, type) or not callable(what) or isinstance(what, nn.Module):
-        raise OptionError(
-            "op takes the name of an operation or a function",
-            asked=f"op({literal(what)})",
-            found=kind(what),
-            write=f"at({literal(what)})" if isinstance(what, type) else 'op("add")',
-        )
+        right = f"at({literal(what)})" if isinstance(what, type) else 'op("add")'
+        raise OptionError("op takes the name of an operation or a function", found=literal(what), write=right)
     return Operation(what)
 
 
@@ -127,7 +130,7 @@ def node(name: str) -> Selector:
         node("layer1.0.relu_2")
     """
     if not isinstance(name, str) or not name or not all(name.split(".")) or "*" in name:
-        raise OptionError("a node has a name", asked=f"node({literal(name)})", write='node("layer1.0.add")')
+        raise wrong("a node has a name", name, '"layer1.0.add"')
     return Path(name, node_only=True)
 
 

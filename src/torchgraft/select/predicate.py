@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import attrs
 
-from torchgraft.errors import OptionError
 from torchgraft.select.query import Query
 from torchgraft.select.selector import Selector
 from torchgraft.select.site import Site
 from torchgraft.select.steps import holds
-from torchgraft.text import function_name, kind, literal, spelled
+from torchgraft.text import function_name, spelled, wrong
 
 
 @attrs.frozen(repr=False)
@@ -25,7 +24,7 @@ class Predicate(Selector):
         first = {id(m): name for name, m in reversed(list(query.draft.modules())) if name}
         sites = [Site(name, query.draft) for name in reversed(first.values())]
         found = [site for site in sites if holds(self.predicate, site)]
-        return query.checked(found, f"{self!r} is true of no module")
+        return self._checked(query, found, f"{self!r} is true of no module")
 
     def __repr__(self) -> str:
         return f"where({function_name(self.predicate)})"
@@ -54,10 +53,5 @@ def where(predicate: Callable[[Site], bool]) -> Selector:
         ('maxpool', 'layer4')
     """
     if not callable(predicate) or isinstance(predicate, type):
-        raise OptionError(
-            "where takes a function of a site",
-            asked=f"where({literal(predicate)})",
-            found=kind(predicate),
-            write='where(lambda site: site.path.endswith("conv2"))',
-        )
+        raise wrong("where takes a function of a site", predicate, 'lambda site: site.path.endswith("conv2")')
     return Predicate(predicate)

@@ -34,14 +34,20 @@ class Query:
         """When the parts of the model run."""
         return Order(self.draft)
 
-    def checked(self, sites: list[Site], summary: str) -> list[Site]:
+    def checked(self, sites: list[Site], summary: str, said: str, part: str) -> list[Site]:
         """Return the sites.
+
+        Args:
+            sites: what was found.
+            summary: what is to be said if that is nothing.
+            said: the selector as an argument.
+            part: the same as part of a selector.
 
         Raises:
             TargetError: there are none, and the query is strict.
         """
         if not sites and self.strict:
-            raise TargetError(summary, found="no match", write="a wider target, or .maybe() behind it")
+            raise TargetError(summary, found="no match", swap=(said, f"{part}.maybe()"))
         return sites
 
     def once(self, sites: Iterable[Site]) -> list[Site]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import attrs
 from torch import nn
 
+from torchgraft.calls import tell
 from torchgraft.errors import GraftError, OptionError, TargetError
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
@@ -83,7 +84,7 @@ class Selector:
             unknown = query.order.unknown if len(sites) > 1 else None
             sites = query.ordered(sites) if len(sites) > 1 else sites
         except GraftError as error:
-            error.asked = error.asked or repr(self)
+            tell(error, repr(self))
             raise
         return Selection(repr(self), tuple(sites), query.draft, unknown)
 
@@ -112,7 +113,8 @@ class Selector:
         raise OptionError(
             "a selector has no truth value",
             asked=f"bool({self!r})",
-            write=f"{self!r} & other, {self!r} | other or ~{self._in(_NOT)}, not `and`, `or`, `not`",
+            found="Python asks for one at `and`, `or`, `not`",
+            write=f"{self._in(_AND)} & <other>, or {self!r} | <other>, or ~{self._in(_NOT)}",
         )
 
     def inside(self, other: Target) -> Selector:
@@ -170,6 +172,10 @@ class Selector:
         """Write the selector as an argument: without ``at`` where what it is made from will do."""
         return repr(self)
 
+    def _checked(self, query: Query, found: list[Site], summary: str) -> list[Site]:
+        """Return the sites, which are to be some."""
+        return query.checked(found, summary, self.written(), self._in(_ATOM))
+
     def _in(self, binding: int) -> str:
         return repr(self) if self.binding >= binding else f"({self!r})"
 
@@ -192,7 +198,7 @@ class Derived(Selector):
         found = self.step.take(query, self.source)
         if isinstance(self.step, (steps.Maybe, steps.Exactly)):
             return found  # they say themselves how few may be left
-        return query.checked(found, f"nothing is left of {self!r}")
+        return self._checked(query, found, f"nothing is left of {self!r}")
 
     def __repr__(self) -> str:
         return f"{self.source._in(_ATOM)}.{self.step.written()}"
@@ -239,7 +245,7 @@ class Binary(Selector):
         else:
             operations = [site for site in right if not site.is_module and Region(left).covers(site)]
             found = query.once([*within(left, Region(right)), *operations])
-        return query.checked(found, f"nothing is left of {self!r}")
+        return self._checked(query, found, f"nothing is left of {self!r}")
 
     def __repr__(self) -> str:
         return f"{self.left._in(self.binding)} {self.sign} {self.right._right_of(self.binding)}"
@@ -264,11 +270,11 @@ class Complement(Selector):
             raise TargetError(
                 f"~ is of modules, and {literal(operation.path)} is an operation",
                 found=repr(self),
-                write=f'at("**") - {self.part.written()}, or op("*") - {self.part.written()}',
+                swap=(repr(self), f'op("*") - {self.part._right_of(_MINUS)}'),
             )
         root = [Site("", query.draft, own=True)] if query.own else []
         found = without([*root, *children(query.draft, "")], Region(out), own=query.own)
-        return query.checked(found, f"{self!r} leaves nothing of the model")
+        return self._checked(query, found, f"{self!r} leaves nothing of the model")
 
     def __repr__(self) -> str:
         return f"~{self.part._in(_NOT)}"

@@ -8,7 +8,7 @@ from torch import nn
 
 from torchgraft.errors import AnalysisError, GraftError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.layout import spec_of
+from torchgraft.graph.layout import layout_at, spec_of
 from torchgraft.graph.nodes import Node, canonical, name_of
 from torchgraft.graph.proxy import tensors_in
 from torchgraft.spec import layout_name
@@ -115,11 +115,10 @@ class Site:
         """How the output is laid out: ``NCHW``, ``NHWC``, ``NLC``, ``NC``; ``None`` if nothing tells."""
         try:
             if self.is_module:
-                call = self.draft.calls(self.path)[0]
-                owner, node = call.owner, call.node
-            else:
-                owner, node = self.owner or "", self.nodes[0]
-            return layout_name(spec_of(self.draft, owner, node, needs_rank=True))
+                told = layout_at(self.draft, self.path)
+                return told.name if told is not None else None
+            spec = spec_of(self.draft, self.owner or "", self.nodes[0], needs_rank=True)
+            return layout_name(spec.rank or 0, spec.axis)
         except GraftError:
             return None
 

@@ -149,7 +149,7 @@ class Nth:
             raise TargetError(
                 f"there is no match number {wrong[0]} of {source.written()}",
                 found=plural(len(sites), "match").replace("matchs", "matches"),
-                write=f".nth({len(sites) - 1}) for the last",
+                swap=(f".{self.written()}", ".last"),
             )
         return query.once(sites[p] for p in self.positions)
 
@@ -178,7 +178,7 @@ class Exactly:
                 f"{source.written()} matches {len(sites)} times, not {self.count}",
                 found=shown + (f" and {len(sites) - 4} more" if len(sites) > 4 else ""),
                 near=[site.path for site in sites],
-                write=f".exactly({len(sites)}), or a narrower target",
+                swap=(f".{self.written()}", ".first" if self.count == 1 else f".exactly({len(sites)})"),
             )
         return sites
 
@@ -243,7 +243,7 @@ def holds(predicate: Callable[[Site], bool], site: Site) -> bool:
         raise OptionError(
             f"the function given to where must answer True or False, and on {site!r} it does not",
             found=kind(answer),
-            write=f"{function_name(predicate)} with a comparison",
+            write=f"where(lambda site: bool(({function_name(predicate)})(site)))",
         )
     return answer
 

@@ -27,7 +27,7 @@ class Tier(Selector):
             raise TargetError(
                 f"this model has no {self.name}",
                 found=f"the first stage begins with {first.paths[0]}, the last ends with {last.paths[-1]}",
-                write="stage(0)" if self.name == "stem" else "stage(-1)",
+                swap=(self.name, "stage(0)" if self.name == "stem" else "stage(-1)"),
             )
         return [Site(path, query.draft) for path in paths if query.in_scope(path)]
 
@@ -90,11 +90,9 @@ def stage(index: int | None = None, *, stride: int | None = None) -> StageOf:
         ('layer4', 'avgpool', 'fc')
     """
     given = [value for value in (index, stride) if value is not None]
-    words = [literal(index)] * (index is not None) + [f"stride={literal(stride)}"] * (stride is not None)
     if len(given) != 1 or isinstance(given[0], bool) or not isinstance(given[0], int):
         raise OptionError(
             "a stage is meant by its number or by its stride",
-            asked=f"stage({', '.join(words)})",
             found="neither" if not given else "both" if len(given) > 1 else literal(given[0]),
             write="stage(-1), or stage(stride=16)",
         )
@@ -105,4 +103,4 @@ def _no_stage(asked: StageOf, tiers: Tiers) -> TargetError:
     known = [f"{i} ({s.path}, stride {s.stride})" for i, s in enumerate(tiers.stages)]
     what = f"of stride {asked.stride}" if asked.stride is not None else str(asked.index)
     right = f"stage(stride={tiers.stages[-1].stride})" if asked.stride is not None else "stage(-1)"
-    return TargetError(f"this model has no stage {what}", found=", ".join(known), write=right)
+    return TargetError(f"this model has no stage {what}", found=", ".join(known), swap=(repr(asked), right))

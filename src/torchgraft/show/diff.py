@@ -117,7 +117,6 @@ def diff(before: nn.Module, after: nn.Module, *, example: Example | None = None)
           trainable       37  ->   43   +6  +16.2 %
           bytes          148  ->  172  +24  +16.2 %
           multiply-adds   30  ->   35   +5  +16.7 %
-          opened         the root
           modules        2 changed
           tensors        2 changed
         ~ the root  Sequential  gives n 2 -> n 3

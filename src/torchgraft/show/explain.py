@@ -27,7 +27,7 @@ def explain(model: nn.Module) -> Explanation:
         >>> print(explain(pipe(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), freeze("0"))))
         Sequential: 23 parameters, 8 trainable in 2 tensors
           step 1     freeze("0")
-          opened     the root
+          runs       the root Python
           frozen     2 tensors
     """
     check_model(model)

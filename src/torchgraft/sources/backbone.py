@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 from torch import nn
 
+from torchgraft.calls import ALSO, call_text
 from torchgraft.edits.adapt_input import adapt_input
 from torchgraft.edits.drop_path import drop_path
 from torchgraft.edits.features import features
@@ -18,13 +19,17 @@ from torchgraft.graph.entry.search import find_inputs
 from torchgraft.sources.advice import CLASSES
 from torchgraft.sources.find import resolve
 from torchgraft.sources.get import get_model
-from torchgraft.text import call, kind, literal, near, spelled
+from torchgraft.text import call, kind, literal, spelled, spelled_class
 from torchgraft.transform import Transform, pipe
 
 _CHANNELS = 3
 """Channels that models take where nothing else is said."""
 
 
+_RATE = "drop_rate"
+
+
+@spelled_class
 @attrs.frozen(repr=False)
 class BackboneSpec:
     """Describe a model to build upon, whatever its source calls these things.
@@ -33,10 +38,12 @@ class BackboneSpec:
         name: as for ``get_model``.
         weights: as for ``get_model``.
         num_classes: number of classes; 0 for the pooled features and no classifier.
-        drop_rate: probability of every dropout that the model has; 0 to leave them.
+        drop_rate: of dropout, as the builder means it; of every dropout that the model has, where
+            its builder takes none; 0 to leave them.
         drop_path_rate: largest rate of stochastic depth; 0 to leave it.
         in_channels: channels of the images.
-        options: further options of the builder, as pairs of name and value.
+        options: further options of the builder, as pairs of name and value. What it calls the
+            number of classes or of channels counts as these, where they are not given.
 
     Raises:
         OptionError: a field is of a wrong kind or out of range.
@@ -77,19 +84,38 @@ class BackboneSpec:
     def __repr__(self) -> str:
         return call(type(self).__name__, self)
 
-    def steps(self, model: nn.Module, *, counted: bool) -> Iterator[Transform]:
+    def settled(self) -> BackboneSpec:
+        """Return the same with the fields that its options say in the words of a builder.
+
+        Raises:
+            OptionError: a field and an option say different things.
+        """
+        fields = ("num_classes", "in_channels")
+        said = {ALSO[name]: value for name, value in self.options if ALSO.get(name) in fields}
+        meant = BackboneSpec(**{**attrs.asdict(self, recurse=False), **said})
+        for field, value in said.items():
+            if getattr(self, field) not in (value, getattr(attrs.fields(BackboneSpec), field).default):
+                raise OptionError(
+                    f"two different values are given for {field}",
+                    asked=repr(self),
+                    found=f"{field}={literal(getattr(self, field))} and {literal(value)} in the options",
+                    write=repr(meant),
+                )
+        return meant
+
+    def steps(self, model: nn.Module, told: Collection[str]) -> Iterator[Transform]:
         """Yield what is to be done to the model as it was built.
 
         Args:
             model: the model; it is only read.
-            counted: whether its builder was told the number of classes.
+            told: the options that its builder got.
         """
         if self.num_classes == 0:
             yield drop_head()
-        elif not counted:
+        elif not {*told} & {*CLASSES}:
             yield swap_head(self.num_classes)
         yield from _taking(model, self.in_channels)
-        if self.drop_rate:
+        if self.drop_rate and _RATE not in told:
             yield set_dropout(self.drop_rate)
         if self.drop_path_rate:
             yield drop_path(self.drop_path_rate)
@@ -122,9 +148,15 @@ def backbone(spec: BackboneSpec | str, **fields: object) -> nn.Module:
     known = found.source.signature(found.name, options).parameters
     counts = [name for name in CLASSES if name in known and wanted.num_classes][:1]
     options.update(dict.fromkeys(counts, wanted.num_classes))
+    if _RATE in known and wanted.drop_rate:
+        options.setdefault(_RATE, wanted.drop_rate)
     model = get_model(wanted.name, weights=wanted.weights, **options)
-    steps = tuple(wanted.steps(model, counted=bool(counts)))
-    return pipe(model, *steps) if steps else model
+    steps = tuple(wanted.steps(model, options.keys()))
+    try:
+        return pipe(model, *steps) if steps else model
+    except GraftError as error:
+        error.asked = call_text("backbone", [literal(spec)], fields)
+        raise
 
 
 @spelled
@@ -160,7 +192,8 @@ def feature_backbone(
         [('8', (1, 128, 8, 8)), ('16', (1, 256, 4, 4)), ('32', (1, 512, 2, 2))]
     """
     model = get_model(name, weights=weights, **options)
-    return pipe(model, *_taking(model, in_channels), features(strides=strides))
+    wanted = BackboneSpec(name, in_channels=in_channels, options=tuple(options.items())).settled()
+    return pipe(model, *_taking(model, wanted.in_channels), features(strides=strides))
 
 
 def _taking(model: nn.Module, channels: int) -> Iterator[Transform]:
@@ -174,28 +207,26 @@ def _taking(model: nn.Module, channels: int) -> Iterator[Transform]:
 
 
 def _spec(spec: object, fields: Mapping[str, object]) -> BackboneSpec:
-    known = [field.name for field in attrs.fields(BackboneSpec)]
-    given = dict(fields)
-    asked = f"backbone({', '.join([literal(spec), *(f'{k}={literal(v)}' for k, v in given.items())])})"
-    for name, value in given.items():
-        if name not in known:
-            close = near(name, known)
-            raise OptionError(
-                f"a backbone has no field {name!r}",
-                asked=asked,
-                found=", ".join(known),
-                near=close,
-                write=f"options={{{literal(name)}: {literal(value)}}}, if its builder takes it",
-            )
-    options = given.get("options")
-    if isinstance(options, Mapping):
-        given["options"] = tuple(sorted(options.items()))
-    if isinstance(spec, (BackboneSpec, str)):
-        held = {"name": spec} if isinstance(spec, str) else attrs.asdict(spec, recurse=False)
-        return BackboneSpec(**{**held, **given})
-    raise OptionError(
-        "a backbone is described by a BackboneSpec or by a name",
-        asked=asked,
-        found=kind(spec),
-        write='backbone("resnet50", num_classes=0)',
-    )
+    asked = call_text("backbone", [literal(spec)], fields)
+    if not isinstance(spec, (BackboneSpec, str)):
+        raise OptionError(
+            "a backbone is described by a BackboneSpec or by a name",
+            asked=asked,
+            found=kind(spec),
+            write='backbone("resnet50", num_classes=0)',
+        )
+    options = fields.get("options", ())
+    pairs = tuple(sorted(options.items())) if isinstance(options, Mapping) else options
+    held = {"name": spec} if isinstance(spec, str) else attrs.asdict(spec, recurse=False)
+    given = {**held, **fields, **({"options": pairs} if options else {})}
+    try:
+        return BackboneSpec(given.pop("name"), **given).settled()
+    except OptionError as error:
+        known = [field.name for field in attrs.fields(BackboneSpec)]
+        other = {key: value for key, value in fields.items() if key not in known}
+        if other and not error.near:
+            rest = {key: value for key, value in fields.items() if key in known}
+            rest["options"] = {**options, **other} if isinstance(options, Mapping) else other
+            error.write = call_text("backbone", [literal(spec)], rest)
+        error.asked, error.write = asked, error.write.replace("BackboneSpec(", "backbone(", 1)
+        raise

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from torch import nn
 
 from torchgraft.alignment.load.accounts import load_report
+from torchgraft.alignment.load.digest import digest
+from torchgraft.calls import tell
 from torchgraft.errors import GraftError, OptionError, SourceError
 from torchgraft.graph.history import History, Origin, set_history
-from torchgraft.sources.digest import digest
 from torchgraft.sources.filling import chosen, filled, structured
 from torchgraft.sources.find import SOURCES, resolve, source_named
 from torchgraft.sources.hugging_face import HUGGING_FACE
@@ -155,7 +156,8 @@ def _in_words(found: Found, options: Mapping[str, object]) -> Iterator[None]:
     """Say that a builder refused some values, whatever it raised."""
     try:
         yield
-    except GraftError:
+    except GraftError as error:
+        tell(error, error.asked)
         raise
     except Exception as error:
         raise refused(found, options, error) from error

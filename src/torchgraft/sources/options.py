@@ -115,7 +115,7 @@ def _unknown(found: Found, options: Mapping[str, object], name: str, known: list
     if step:
         write = f"pipe({written(found, others)}, {step})"
     elif name in _WEIGHTS:
-        write = written(found, others, ", weights=True")
+        write = written(found, {"weights": True if options[name] else None, **others})
     else:
         write = written(found, {**others, close[0]: options[name]} if close else others)
     return OptionError(

@@ -109,8 +109,9 @@ def _fitting(origin: Origin, first: Outline, declared: object = None) -> Iterato
     if _fits(usual, first):
         yield base
         return
+    word = "num_labels" if origin.base.startswith("hf/") else "num_classes"
     for count in _counts(usual, first, declared):
-        other = _built(attrs.evolve(origin, options=(*origin.options, ("num_classes", count))))
+        other = _built(attrs.evolve(origin, options=(*origin.options, (word, count))))
         if other is not None and _fits(outline_of(other), first):
             yield other
 

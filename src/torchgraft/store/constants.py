@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchgraft.alignment.load.tensors import Held
-from torchgraft.graph.draft import EXAMPLE
+from torchgraft.graph.following import EXAMPLE
 from torchgraft.sources.skeleton import constants
 from torchgraft.store.stock import BY_NAME
 

@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 
 from torchgraft.errors import GraftError, ModelError, StoreError
 from torchgraft.graph.clone import clone
-from torchgraft.graph.draft import EXAMPLE
+from torchgraft.graph.following import EXAMPLE
 from torchgraft.graph.history import history_of, set_history
 from torchgraft.sources.get import skeleton_of
 from torchgraft.sources.skeleton import emptied, skeleton

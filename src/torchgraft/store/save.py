@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
 from torch import nn
 
+from torchgraft.alignment.load.added import KEY as BASE
+from torchgraft.alignment.load.added import tell_base
 from torchgraft.alignment.load.tensors import tensors_of
 from torchgraft.edits.freeze import WANTED
-from torchgraft.errors import GraftError, StoreError
+from torchgraft.errors import GraftError, OptionError, StoreError
 from torchgraft.graph.checks import check_model
-from torchgraft.graph.draft import EXAMPLE
+from torchgraft.graph.following import EXAMPLE
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.recipe import Recipe, steps_of
 from torchgraft.sources.recognise import recognised
 from torchgraft.store.constants import buffers, measured, others
 from torchgraft.store.cover import cover, turns
 from torchgraft.store.examples import to_plain
-from torchgraft.store.reading import SUFFIX
+from torchgraft.store.reading import KEY, SUFFIX
 from torchgraft.store.rebuilding import rebuilt
 from torchgraft.store.record import Record, digests, unlike, versions_for
 from torchgraft.store.stock import DTYPES, Stock, axes_of, stock_of
@@ -30,7 +33,13 @@ from torchgraft.transform import replayed
 
 
 @spelled
-def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    only: Literal["new"] | None = None,
+    max_shard_size: int | str = "5GB",
+) -> Path:
     """Save a model as one file of safetensors that ``load`` makes it from again.
 
     Tensors stand under the names of the state dict, so that any reader of the format can use
@@ -40,6 +49,9 @@ def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB
     Args:
         model: the model; it is only read.
         path: where to, ``<name>.safetensors``.
+        only: ``"new"`` for the tensors that steps added or put in the place of others, such as
+            adapters and a head. ``load_weights`` fills them into a model of the same steps, if
+            its other tensors are as they are here.
         max_shard_size: bytes of tensors in one file, as a number or as text; a larger model
             becomes several files and an index beside them.
 
@@ -47,10 +59,11 @@ def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB
         The file, or the index.
 
     Raises:
-        StoreError: it has tensors that a file cannot hold, or there is no such folder.
+        StoreError: it has tensors that a file cannot hold, there is no such folder, or no step
+            added a tensor.
         RecipeError: a step cannot be written.
         ModelError: it is a wrapper or no model.
-        OptionError: the size is none.
+        OptionError: the size is none, or ``only`` something else.
 
     Example:
         >>> import tempfile
@@ -67,12 +80,31 @@ def save(model: nn.Module, path: str | Path, *, max_shard_size: int | str = "5GB
     try:
         target = _target(Path(path))
         stock = stock_of(model)
+        if only is not None:
+            return write(target, *_added(model, stock, only), largest)
         record = _recorded(model, stock)
         tables = {path: buffers(model)[path].tensor.detach().contiguous() for path in record.tables}
-        return write(target, {**stock.tensors, **tables}, record.to_text(), largest)
+        return write(target, {**stock.tensors, **tables}, {KEY: record.to_text()}, largest)
     except GraftError as error:
-        error.asked = error.asked or f"save(model, {literal(str(path))})"
+        said = "" if only is None else f", only={literal(only)}"
+        error.asked = error.asked or f"save(model, {literal(str(path))}{said})"
         raise
+
+
+def _added(model: nn.Module, stock: Stock, only: str) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
+    """Take the tensors that steps added, and tell of the others."""
+    if only != "new":
+        raise OptionError('only is "new"', found=f"only={literal(only)}", write='only="new"')
+    history = history_of(model)
+    names = {stock.ties.get(name, name) for name in history.new}
+    tensors = {name: tensor for name, tensor in stock.tensors.items() if name in names}
+    if not tensors:
+        raise StoreError(
+            "no step added a tensor to this model",
+            found=plural(len(history.steps), "step"),
+            write="save(model, path), which holds all of it",
+        )
+    return tensors, {BASE: tell_base(model, tensors, history.steps)}
 
 
 def _target(path: Path) -> Path:

@@ -16,7 +16,7 @@ from torchgraft.alignment.files.container import header
 from torchgraft.alignment.files.streaming import blocks
 from torchgraft.alignment.files.strict_json import decoded
 from torchgraft.errors import OptionError
-from torchgraft.store.reading import INDEX, KEY, SUFFIX
+from torchgraft.store.reading import INDEX, SUFFIX
 from torchgraft.store.stock import DTYPES
 from torchgraft.text import literal
 
@@ -51,7 +51,7 @@ def byte_count(size: int | str) -> int:
     return count
 
 
-def write(path: Path, tensors: Tensors, record: str, largest: int) -> Path:
+def write(path: Path, tensors: Tensors, told: Mapping[str, str], largest: int) -> Path:
     """Write one file, or several and an index if one would be too large.
 
     What takes the place of another form of the same model removes it, once it stands itself.
@@ -59,7 +59,7 @@ def write(path: Path, tensors: Tensors, record: str, largest: int) -> Path:
     Args:
         path: of the file; the shards and their index stand beside it.
         tensors: by name; they are only read.
-        record: what stands beside them.
+        told: what stands beside them.
         largest: bytes of tensors in one file.
 
     Returns:
@@ -71,11 +71,11 @@ def write(path: Path, tensors: Tensors, record: str, largest: int) -> Path:
     old = _shards_of(index)
     if sum(t.nbytes for t in ordered.values()) <= largest:
         with replacing([path]) as (file,):
-            _pour(file, ordered, {**_FORMAT, KEY: record})
+            _pour(file, ordered, {**_FORMAT, **told})
         _remove(index, *old)
         return path
     parts = list(_parted(ordered, largest))
-    names = _names(path, parts, record)
+    names = _names(path, parts, "".join(told.values()))
     # Shards of other content have other names, so that the old ones are whole until the index is new.
     with replacing([path.with_name(name) for name in names]) as files:
         for file, part in zip(files, parts, strict=True):
@@ -83,7 +83,7 @@ def write(path: Path, tensors: Tensors, record: str, largest: int) -> Path:
     with replacing([index]) as (file,):
         where = {key: name for name, part in zip(names, parts, strict=True) for key in part}
         size = sum(t.nbytes for t in ordered.values())
-        held = {"metadata": {"total_size": size, **_FORMAT, KEY: record}, "weight_map": where}
+        held = {"metadata": {"total_size": size, **_FORMAT, **told}, "weight_map": where}
         file.write(json.dumps(held, ensure_ascii=False, indent=1).encode())
     _remove(path, *(shard for shard in old if shard.name not in names))
     return index

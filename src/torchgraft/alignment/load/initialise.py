@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.norms import both_normalise
-from torchgraft.errors import OptionError
-from torchgraft.text import literal, near
+from torchgraft.text import wrong
 
 _NAMES = (
     "kaiming_normal",
@@ -26,21 +25,14 @@ _NAMES = (
 _OF_NORMS = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
 
 
-def check_initialiser(name: object, asked: str) -> None:
+def check_initialiser(name: object) -> None:
     """Check the name of an initialiser: one of ``torch.nn.init``, without its underscore.
 
     Raises:
         OptionError: it is unknown.
     """
     if name not in _NAMES:
-        close = near(name, _NAMES) if isinstance(name, str) else ()
-        raise OptionError(
-            "this initialiser is unknown",
-            asked=asked,
-            found=f"known are {', '.join(_NAMES)}",
-            near=close,
-            write=f"init={literal(close[0] if close else _NAMES[0])}",
-        )
+        raise wrong(f"init is one of {', '.join(_NAMES)}", name, name="init", known=_NAMES)
 
 
 def initialise(module: nn.Module, name: str, tensor: torch.Tensor, initialiser: str) -> bool:

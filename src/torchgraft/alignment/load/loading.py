@@ -43,7 +43,13 @@ class Terms:
     decided: bool = False
 
 
-def load(draft: Draft, checkpoint: Checkpoint, alignment: Alignment, terms: Terms) -> LoadReport:
+def load(
+    draft: Draft,
+    checkpoint: Checkpoint,
+    alignment: Alignment,
+    terms: Terms,
+    out: frozenset[str] = frozenset(),
+) -> LoadReport:
     """Load tensors into a model under edit; all is checked before anything is written.
 
     Args:
@@ -51,13 +57,14 @@ def load(draft: Draft, checkpoint: Checkpoint, alignment: Alignment, terms: Term
         checkpoint: the tensors, and where they come from.
         alignment: which of them the tensors of the model are made from.
         terms: on which terms.
+        out: names of tensors that stay as they are, besides those that the terms exclude.
 
     Raises:
         CheckpointError: a tensor cannot be loaded.
         CoverageError: less is filled than the terms ask for.
         TargetError: what is to be excluded is not there.
     """
-    out = excluded(draft, tensors_of(draft.root), terms.exclude)
+    out |= excluded(draft, tensors_of(draft.root), terms.exclude)
     return put(draft.root, checkpoint, alignment, terms, out)
 
 
@@ -160,7 +167,7 @@ def _account(
                 raise CheckpointError(
                     f"{given[0]!r} and {key!r} are one tensor in the model and two in the checkpoint",
                     found="different values",
-                    write=f"exclude=({literal(key)},), or a model without the tie",
+                    write=f"exclude=({literal(key)},)",
                 )
     mismatched = tuple(m for m in alignment.mismatched if m.target not in {*loaded, *out})
     ambiguous = tuple(a for a in alignment.ambiguous if a.target not in {*loaded, *out})
@@ -207,7 +214,7 @@ def _check(report: LoadReport, terms: Terms) -> None:
         raise CheckpointError(
             f"{plural(len(report.nan), 'tensor')} would hold values that are not finite",
             found=", ".join(report.nan[:4]),
-            write="allow_nan=True to load them all the same",
+            write="allow_nan=True",
         )
     short = report.ratio < terms.min_coverage
     loose = report.mismatched or report.missing or report.ambiguous or report.unexpected
@@ -217,7 +224,7 @@ def _check(report: LoadReport, terms: Terms) -> None:
         raise CoverageError(
             f"{lines[0]}, and {asked}",
             found="\n         ".join(" ".join(line.split()) for line in lines[1:]),
-            write="transfer(<a model with these weights>, <this model>), which goes by what tensors do"
+            write=("transfer(<a model with these weights>, <a model>)" if terms.decided else 'by="structure"')
             if short and report.unexpected and report.missing
             else f"min_coverage={int(100 * report.ratio) / 100}" * short or "strict=False",
         )

@@ -88,7 +88,9 @@ def _shards(path: Path) -> tuple[dict[str, object], dict[str, str]]:
             lost = [key for key in wanted if not isinstance(shard, Mapping) or key not in shard]
             raise _no_index(path, f"{name!r} has no {lost[0]!r}")
         held.update((key, shard[key]) for key in wanted)
-    return {key: held[key] for key in files}, {}
+    told = index.get("metadata") if isinstance(index, dict) else None
+    metadata = {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
+    return {key: held[key] for key in files}, metadata
 
 
 def _pickled(path: Path) -> object:
@@ -110,8 +112,8 @@ def _pickled(path: Path) -> object:
         if code is not None:
             raise CheckpointError(
                 f"{path.name!r} holds code, which is not run: only tensors are read",
-                found=code[1] or code[2],
-                write="safetensors.torch.save_file(model.state_dict(), ...) where the file is trusted",
+                found=f"{code[1] or code[2]}, which torch runs where you trust the file",
+                write=f'load_weights(torch.load("{path}", weights_only=False))',
             ) from error
         raise CheckpointError(
             f"{path.name!r} is no checkpoint, or not a whole one",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchgraft.errors import TargetError
-from torchgraft.graph.cow import cow
+from torchgraft.graph.cow import cow, storage_of
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector, Site
 from torchgraft.select.atoms import Glob, Path
@@ -68,23 +68,15 @@ def write(held: Mapping[str, Held], values: Mapping[str, torch.Tensor]) -> None:
         held: the tensors of the model.
         values: values by name, of the shape and dtype that they have there.
     """
-    counts = Counter(_storage(place.tensor) for place in {id(p.tensor): p for p in held.values()}.values())
+    counts = Counter(storage_of(place.tensor) for place in {id(p.tensor): p for p in held.values()}.values())
     for key, value in values.items():
         tensor = held[key].tensor
         plain = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and type(value) is torch.Tensor
         alike = value.device == tensor.device and value.stride() == tensor.stride()
-        if plain and alike and counts[_storage(tensor)] == 1 and _fills_its_storage(value):
+        if plain and alike and counts[storage_of(tensor)] == 1 and _fills_its_storage(value):
             tensor.data = cow(value)
         else:
             tensor.copy_(value)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    """Name the storage of a tensor; a tensor that has none stands for itself."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
 
 
 def _fills_its_storage(tensor: torch.Tensor) -> bool:

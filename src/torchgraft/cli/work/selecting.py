@@ -53,7 +53,9 @@ def read_target(text: str) -> Selector:
     except GraftError as error:
         # What stands around the target was not typed.
         error.asked = text
-        error.write = error.write[len("freeze(") : -1] if error.write.startswith("freeze(") else error.write
+        for around in ("parse(", "freeze("):
+            if error.write.startswith(around):
+                error.write = error.write[len(around) : -1].strip("\"'")
         error.found = "" if error.found.startswith("column") else error.found
         raise
     assert isinstance(made, Freeze)

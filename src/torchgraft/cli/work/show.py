@@ -41,7 +41,7 @@ def run(
         try:
             found = target.on(net, example=given.example(sizes, device="meta"))
         except TargetError as error:
-            if error.near and not error.write:
+            if error.near:
                 error.write = f"--select {shlex.quote(str(select).replace(error.wrong, error.near[0]))}"
             raise
         return _selected(found, every=every)

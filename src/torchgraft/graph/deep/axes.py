@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import attrs
@@ -51,18 +51,22 @@ class Layout:
     order: tuple[tuple[str, int, int], ...] = ()
 
 
-def follow(record: Record) -> dict[int, Axes]:
+def follow(
+    record: Record, given: Mapping[int, Axes] | None = None, images: Sequence[Axes] = ()
+) -> dict[int, Axes]:
     """Find the axes of every value that comes from the input.
 
     Args:
         record: a run of a model on images.
+        given: the axes of what is known beforehand; those of the inputs, taken as images, by default.
+        images: the axes of the images, where they are none of these.
 
     Returns:
         The axes by value; what does not depend on the input is left out.
     """
-    known = {value: _given(record.shapes[value]) for value in record.inputs}
+    known = dict(given) if given is not None else {v: _given(record.shapes[v]) for v in record.inputs}
     held = Known(known, record.shapes)
-    image = max(known.values(), key=len, default=())
+    image = max(images or known.values(), key=len, default=())
     for op in record.ops:
         if known.keys().isdisjoint(op.inputs):
             continue

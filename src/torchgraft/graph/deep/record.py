@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchgraft.graph.dry.known import Constants
 from torchgraft.graph.probe import Arguments
-from torchgraft.graph.proxy import tensors_in
-from torchgraft.graph.run import Recorder, run_on_meta
+from torchgraft.graph.proxy import attributes_of, tensors_in
+from torchgraft.graph.run import ModuleCall, Recorder, knowing, run_on_meta
 from torchgraft.graph.shadow import mark
 
 
@@ -85,9 +86,11 @@ class Record:
         ops: the operations, in order.
         scopes: the calls of modules, in the order in which they began.
         keys: the parameters and buffers among the values, by their names.
-        given: the same, as they were before anything was written into them.
         inputs: the values that the model was given.
         outputs: the values that it returned.
+        given: the parameters and buffers, as they were before anything was written into them.
+        modal: paths of the modules that read their mode.
+        calls: what the calls of modules got and gave, in the order in which they ended.
     """
 
     shapes: tuple[torch.Size, ...]
@@ -97,6 +100,8 @@ class Record:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     given: Mapping[int, str] = attrs.field(factory=dict)
+    modal: frozenset[str] = frozenset()
+    calls: tuple[ModuleCall, ...] = attrs.field(default=(), repr=False)
 
 
 def record(model: nn.Module, arguments: Arguments, *, training: bool = False) -> Record:
@@ -110,16 +115,20 @@ def record(model: nn.Module, arguments: Arguments, *, training: bool = False) ->
     Returns:
         The record.
     """
-    values = Values()
-    recorder = Scopes(values, training=training)
-    with Ops(values, recorder):
-        run_on_meta(model, *arguments, training=training, recorder=recorder)
-    return made_of(values, recorder)
+
+    def run(known: Constants | None) -> Record:
+        values = Values()
+        recorder = Scopes(values, training=training, constants=known)
+        with Ops(values, recorder):
+            run_on_meta(model, *arguments, training=training, recorder=recorder)
+        return made_of(values, recorder)
+
+    return knowing(run)
 
 
 def made_of(values: Values, recorder: Scopes) -> Record:
     """Make the record of what was noted in a run."""
-    scopes = tuple(scope for scope in recorder.scopes if scope is not None)
+    scopes = tuple(recorder.scopes)
     root = scopes[0]
     return Record(
         tuple(values.shapes),
@@ -129,6 +138,8 @@ def made_of(values: Values, recorder: Scopes) -> Record:
         root.inputs,
         tuple(value for _, value in root.outputs),
         recorder.first,
+        frozenset(recorder.modal),
+        tuple(recorder.calls),
     )
 
 
@@ -175,9 +186,9 @@ class Values:
 class Scopes(Recorder):
     """Take note of which call an operation runs in."""
 
-    def __init__(self, values: Values, *, training: bool) -> None:
-        super().__init__(training)
-        self.scopes: list[Scope | None] = []
+    def __init__(self, values: Values, *, training: bool, constants: Constants | None = None) -> None:
+        super().__init__(training, constants)
+        self.scopes: list[Scope] = []
         self.keys: dict[str, torch.Tensor] = {}
         self.first: dict[int, str] = {}
         self.current = -1
@@ -189,16 +200,23 @@ class Scopes(Recorder):
         parent, self.current = self.current, len(self.scopes)
         mine, start = self.current, len(self._values.ops)
         given = tuple(self._values.now(t) for t in tensors_in((args, kwargs)))
-        self.scopes.append(None)
+        me = mark(shadow)
+        self.scopes.append(Scope(me.path, type(me.source), -1, parent, start, start, given, ()))
         try:
             output = super().call(shadow, args, kwargs)
         finally:
             self.current = parent
-        me = mark(shadow)
         number = self._numbers[id(me.source)] = self._numbers.get(id(me.source), -1) + 1
         made = tuple((way, self._values.now(tensor)) for way, tensor in ways(output))
         end = len(self._values.ops)
         self.scopes[mine] = Scope(me.path, type(me.source), number, parent, start, end, given, made)
+        return output
+
+    def hidden(self, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> object:
+        """Record a call whose operations cannot be seen as one operation."""
+        given = tuple(self._values.now(t) for t in tensors_in((args, kwargs)))
+        made = tuple(self._values.now(t) for t in tensors_in(output))
+        self._values.ops.append(Op("hidden", tuple(map(Ref, given)), {}, given, made, self.current))
         return output
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
@@ -279,6 +297,9 @@ def ways(
     elif isinstance(output, Mapping):
         for key, item in output.items():
             yield from ways(item, (*way, key))
+    else:
+        for name, item in attributes_of(output).items():
+            yield from ways(item, (*way, name))
 
 
 def _written(

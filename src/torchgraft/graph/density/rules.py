@@ -55,9 +55,7 @@ def densify(draft: Draft, output_stride: int) -> bool:
     for act in acts:
         act()
     if acts:
-        draft._traced.clear()  # forwards of layers that were followed with their old strides
-        draft.changed()
-        draft.rerun()
+        draft.forget()
     return bool(acts)
 
 
@@ -177,7 +175,7 @@ _OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("chunk", "split", "tensor_split"), _parts),
     **dict.fromkeys(("conv2d", "max_pool2d", "avg_pool2d"), call_window),
     **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), adaptive),
-    **dict.fromkeys(("expand", "expand_as", "broadcast_to", "reshape_as", "view_as"), _spread),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to", "reshape_as", "view_as", "spread"), _spread),
     **dict.fromkeys(("matmul", "bmm"), multiplied),
     **dict.fromkeys(("interpolate", "upsample"), resized),
     "getattr": _asked,

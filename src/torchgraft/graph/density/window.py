@@ -9,11 +9,10 @@ from typing import Any
 import attrs
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchgraft.errors import TargetError
+from torchgraft.graph.deep.record import Op, record
 from torchgraft.graph.density.dense import Spec, missing, offset
-from torchgraft.graph.run import run_on_meta
 from torchgraft.text import class_name
 
 Pair = tuple[int, int]
@@ -222,44 +221,31 @@ def _expected(window: Window) -> list[tuple[object, ...]]:
 
 
 def _observed(module: nn.Module) -> list[tuple[object, ...]] | None:
-    """Watch what a layer does with maps of some sizes, on meta tensors."""
+    """Record what a layer does with maps of some sizes."""
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     found: list[tuple[object, ...]] = []
     for size in _SIZES:
         given = torch.empty(2, getattr(module, "in_channels", 3), size, size, dtype=like.dtype, device="meta")
         try:
-            with _Watch() as watch:
-                output = run_on_meta(module, (given,), training=False).output
+            made = record(module, ((given,), {}))
         except Exception:  # noqa: BLE001 - a forward of somebody else may fail in any way
             return None
-        if watch.windows != 1 or not isinstance(output, torch.Tensor):
+        windows = [_read_off(op) for op in made.ops if op.name in _PLACES]
+        if len(windows) != 1 or [way for way, _ in made.scopes[0].outputs] != [()]:
             return None
-        found.append((tuple(watch.before), watch.stride, watch.dilation, tuple(output.shape[-2:])))
+        stride, before, dilation = windows[0]
+        for op in made.ops:
+            pads: Any = op.args[1] if op.name == "constant_pad_nd" else ()
+            if len(pads) == 4:
+                before = (before[0] + pads[2], before[1] + pads[0])
+        found.append((before, stride, dilation, tuple(made.shapes[made.outputs[0]][-2:])))
     return found
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Note paddings of maps and the one convolution or pooling."""
+_PLACES = {"convolution": (3, 4, 5), "max_pool2d_with_indices": (2, 3, 4), "avg_pool2d": (2, 3, 99)}
+"""Where the operations that move a window take its stride, padding and dilation."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self.before, self.windows = [0, 0], 0
-        self.stride: Pair = (1, 1)
-        self.dilation: Pair = (1, 1)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204 - signature of the base
-        name = func.overloadpacket.__name__
-        if name == "constant_pad_nd" and args[0].ndim == 4:
-            self.before = [self.before[0] + args[1][2], self.before[1] + args[1][0]]
-        elif name == "convolution":
-            self._note(args[3], args[4], args[5])
-        elif name in ("max_pool2d_with_indices", "avg_pool2d"):
-            stride = args[2] if len(args) > 2 and args[2] else args[1]
-            dilation = args[4] if name != "avg_pool2d" and len(args) > 4 else 1
-            self._note(stride, args[3] if len(args) > 3 else 0, dilation)
-        return func(*args, **(kwargs or {}))
-
-    def _note(self, stride: object, padding: object, dilation: object) -> None:
-        self.windows += 1
-        self.stride, self.dilation = _pair(stride), _pair(dilation)
-        self.before = [a + b for a, b in zip(self.before, _pair(padding), strict=True)]
+def _read_off(op: Op) -> tuple[Pair, Pair, Pair]:
+    stride, padding, dilation = (op.args[n] if n < len(op.args) else () for n in _PLACES[op.name])
+    return _pair(stride or op.args[1]), _pair(padding or 0), _pair(dilation or 1)

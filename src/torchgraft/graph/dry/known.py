@@ -92,6 +92,12 @@ class Constants:
                 }
 
 
+def reads_values(error: Exception) -> bool:
+    """Return True if a run failed because meta tensors hold no values."""
+    said = str(error).lower()
+    return isinstance(error, (NotImplementedError, RuntimeError)) and ("meta" in said or "data-dep" in said)
+
+
 @contextlib.contextmanager
 def shapes_only(constants: Constants) -> Iterator[None]:
     """Run what is inside on meta tensors.
@@ -142,10 +148,12 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         return result
 
     def _compute(self, func: Operation, args: object, kwargs: object) -> object:
-        values, named = cast(
-            "tuple[tuple[object, ...], dict[str, object]]", tree_map(self._constants.value, (args, kwargs))
-        )
-        return func(*values, **named)
+        with _disable_current_modes():  # what is computed beside the run is no part of it
+            values, named = cast(
+                "tuple[tuple[object, ...], dict[str, object]]",
+                tree_map(self._constants.value, (args, kwargs)),
+            )
+            return func(*values, **named)
 
 
 class _Functions(TorchFunctionMode):

@@ -15,6 +15,7 @@ from torchgraft.graph.checks import check_model
 from torchgraft.graph.dry.misfit import Misfit
 from torchgraft.graph.dry.nested import Shape, is_shape, made
 from torchgraft.graph.dry.stages import DryRecorder, Stage, dry_run
+from torchgraft.graph.probe import Example, needed_by
 from torchgraft.graph.proxy import UnfollowableError
 from torchgraft.graph.run import Run
 from torchgraft.text import check_flags, kind, literal, near
@@ -44,7 +45,7 @@ class Question:
     training: bool
 
     def __attrs_post_init__(self) -> None:
-        check_flags(self, training=self.training)
+        check_flags(training=self.training)
         if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
             raise OptionError(
                 "dtype is a dtype of torch",
@@ -91,7 +92,10 @@ class Question:
                 failed=recorder.failed,
                 stage=self.stages[0],
             )
-            raise misfit.error(error) from error
+            told = misfit.error(error)
+            if not told.write and isinstance(error, TypeError) and isinstance(self.stages[0], nn.Module):
+                told.write = f"{self.function}(model, {', '.join(needed_by(self.stages[0].forward))})"
+            raise told from error
 
     def args(self) -> tuple[object, ...]:
         """Make the positional arguments."""
@@ -102,6 +106,13 @@ class Question:
         """Make the keyword arguments."""
         dtype = self._dtype()
         return {name: made(value, dtype) for name, value in self.named.items()}
+
+    def example(self) -> Example:
+        """Make the inputs as an example; by name where one is given by name."""
+        args, kwargs = self.args(), self.kwargs()
+        if kwargs and isinstance(self.stages[0], nn.Module):
+            return dict(inspect.signature(self.stages[0].forward).bind_partial(*args, **kwargs).arguments)
+        return args
 
     def retry(self, shape: Shape) -> str:
         """Write the call with another shape."""

@@ -28,8 +28,7 @@ class DryRecorder(Recorder):
     """
 
     def __init__(self, training: bool) -> None:
-        super().__init__(training)
-        self.constants = Constants()
+        super().__init__(training, Constants())
         self.failed: ModuleCall | None = None
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -41,14 +40,6 @@ class DryRecorder(Recorder):
                 me = mark(shadow)
                 self.failed = ModuleCall(me.path, me.source, args, kwargs, None)
             raise
-
-    def convert(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Give the meta tensor of a tensor, with its values where it is small."""
-        new = id(tensor) not in self._meta
-        made = super().convert(tensor)
-        if new:
-            self.constants.learn(made, tensor)
-        return made
 
 
 class _WideShadows(Shadows):
@@ -90,11 +81,16 @@ def dry_run(
     """
     given, named = [to_meta(a) for a in args], {name: to_meta(a) for name, a in kwargs.items()}
     first, *others = [_WideShadows(recorder).stage(stage) for stage in stages]
-    with _undisturbed(), torch.no_grad(), torch.device("meta"), shapes_only(recorder.constants):
+    with (
+        _undisturbed(),
+        torch.no_grad(),
+        torch.device("meta"),
+        shapes_only(recorder.constants or Constants()),
+    ):
         output = first(*given, **named)
         for stage in others:
             output = stage(output)
-    return Run(tuple(recorder.calls), output, recorder.training(nn.Module()))
+    return Run(tuple(recorder.calls), output, recorder.mode)
 
 
 @contextlib.contextmanager

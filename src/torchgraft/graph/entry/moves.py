@@ -87,6 +87,8 @@ def moved(node: fx.Node, args: Any, kwargs: Any) -> object:
     name, taken = operation(node), raws((args, kwargs))
     if not taken:
         return _plain(node, args, kwargs)
+    if name in _OPENS and not any(isinstance(part, Raw) for part in (*args, *kwargs.values())):
+        return _opened(node, args, kwargs)
     if name in _KEEPS:
         return Raw(taken[0].ids.contiguous(), taken[0].channels)
     if name in _ASKS:
@@ -114,6 +116,20 @@ def moved(node: fx.Node, args: Any, kwargs: Any) -> object:
             return f"{name} with sizes written down"
         return Raw(F.interpolate(taken[0].ids, made.ids.shape[2:]), taken[0].channels)
     return f"{name} of the input as it is"
+
+
+_OPENS = frozenset(("getitem", "get", "values", "keys", "items", "copy", "len"))
+"""What is done to a container that holds the input among other things."""
+
+
+def _opened(node: fx.Node, args: Any, kwargs: Any) -> object:
+    function: Any = node.target
+    try:
+        return (
+            getattr(args[0], function)(*args[1:], **kwargs) if isinstance(function, str) else function(*args)
+        )
+    except Exception:  # noqa: BLE001 - what is unknown can fail in any way
+        return UNKNOWN
 
 
 _KEEPS = frozenset(

@@ -21,7 +21,7 @@ from torchgraft.graph.entry.moves import Raw, mapped, moved, raws
 from torchgraft.graph.guard import guard
 from torchgraft.graph.kinds import is_container
 from torchgraft.graph.layout_rules import operation
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import runs_graph
 from torchgraft.graph.probe import Example, arguments_of
 from torchgraft.graph.proxy import UNKNOWN
 from torchgraft.text import kind
@@ -125,9 +125,7 @@ def take_channels(draft: Draft, given: Input, channels: int) -> None:
     else:
         names = list(inspect.signature(draft.root.forward).parameters)
         draft.example = tuple(fit(name, value) for name, value in zip(names, example, strict=False))
-    draft._traced.clear()  # forwards that were followed with the old number
-    draft.changed()
-    draft.rerun()
+    draft.forget()
 
 
 def _recorded(draft: Draft) -> Example:
@@ -268,7 +266,7 @@ class _Walk:
     def _decided(self, owner: str, name: str, args: Any) -> None:
         """Note a decision on the input that an opened forward would take otherwise."""
         value, expected, _ = args
-        if value is UNKNOWN or not isinstance(self._draft.get(owner), Level):
+        if value is UNKNOWN or not runs_graph(self._draft.get(owner)):
             return
         if (bool(value) is not expected) if isinstance(expected, bool) else value != expected:
             self.obstacles[name] = "a decision on the size of the input, taken when it was traced"

@@ -13,9 +13,8 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.level import Level
 from torchgraft.graph.taps.layouts import Turn
 from torchgraft.graph.taps.memory import Memory, end_of
-from torchgraft.graph.taps.places import Places, Tap
+from torchgraft.graph.taps.places import Places, Tap, watchers
 from torchgraft.graph.taps.pruning import Joint, prune
-from torchgraft.graph.taps.watchers import watchers
 
 Values = dict[fx.Graph, dict[object, fx.Node]]
 """The node that holds the value of each tap, in each graph on its way to the root."""
@@ -128,6 +127,15 @@ def _part(value: fx.Node, step: int | str, *, behind: fx.Node) -> fx.Node:
     # Named apart from the parts that the forward takes itself, which are numbered.
     with value.graph.inserting_after(behind):
         return value.graph.create_node("call_function", operator.getitem, (value, step), name="part")
+
+
+def return_only(draft: Draft) -> None:
+    """Return a single map as it is, and no dictionary."""
+    for graph in draft.open("").graphs:
+        end = end_of(graph)
+        (made,) = end.all_input_nodes
+        end.args = tuple(made.all_input_nodes)
+        graph.erase_node(made)
 
 
 def feed(draft: Draft, name: str) -> None:

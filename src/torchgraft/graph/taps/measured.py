@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from torchgraft.errors import OptionError
 from torchgraft.graph.deep.axes import Layout
-from torchgraft.graph.draft import Draft
 from torchgraft.graph.taps.layouts import Turn
 from torchgraft.graph.tiers.tiers import Tiers
-from torchgraft.graph.tiers.trunk import Map, Trunk
+from torchgraft.graph.tiers.trunk import Map
 from torchgraft.text import literal
 
 Numbers = tuple[int, ...]
@@ -39,35 +38,16 @@ def chosen(
         missing = [stride for stride in strides if stride not in by_stride]
         if missing:
             one_only = len(by_stride) == 1 and len(tiers.blocks) > 1
+            right = ("blocks", _spread(tiers)) if one_only else ("strides", tuple(by_stride))
             raise OptionError(
                 f"this model has no maps of stride {missing[0]}",
                 found=f"strides {', '.join(map(str, by_stride))}",
-                write=f"{'blocks' if one_only else 'strides'}="
-                + literal(_spread(tiers) if one_only else tuple(by_stride)),
+                swap=(f"strides={literal(strides)}", f"{right[0]}={literal(right[1])}"),
             )
         return [(str(stride), by_stride[stride]) for stride in strides]
     if blocks is None and (len(by_stride) > 1 or len(tiers.blocks) < 2):
         return [(str(stride), one) for stride, one in by_stride.items()]
     return _numbered("blocks", _spread(tiers) if blocks is None else blocks, tiers.blocks)
-
-
-def layout_at(draft: Draft, path: str, call: int = 0) -> Layout | None:
-    """Measure how what a module gives is laid out; ``None`` where no usual layout fits.
-
-    Args:
-        draft: the model; it is only read.
-        path: path of the module.
-        call: which of its calls is meant.
-
-    Raises:
-        AnalysisError: the model does not run on meta tensors.
-    """
-    trunk = Trunk(draft.runs.deep())
-    names = set(draft.names(draft.get(path)))
-    for scope in trunk.scopes:
-        if scope.path in names and scope.number == call:
-            return next((trunk.layouts.get(value) for way, value in scope.outputs if not way), None)
-    return None
 
 
 def turn_for(layout: Layout) -> Turn | None:

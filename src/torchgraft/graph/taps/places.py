@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-from torch import fx
+from torch import fx, nn
 
 from torchgraft.errors import TargetError
 from torchgraft.graph.draft import Call, Draft
 from torchgraft.graph.edges import called, exits
 from torchgraft.graph.nodes import name_of
 from torchgraft.graph.taps.memory import end_of
-from torchgraft.graph.taps.watchers import watchers
+from torchgraft.text import literal
 
 Item = tuple[int | str, ...]
 _MODES = ("evaluation", "training")
@@ -63,10 +63,9 @@ class Places:
         Raises:
             TargetError: no call of it gives the value in a mode, or several do.
         """
-        try:
+        if called(self._draft, path):
             owner, calls = self._one_owner(path)
-        except _NotCalledError:
-            called(self._draft, path)  # says so where it is called in one mode alone
+        else:
             edges = exits(self._draft, path)
             owner, calls = edges[0].owner, {edge.graph: [edge.value] for edge in edges}
         several = next((found for found in calls.values() if len(found) > 1), None)
@@ -75,7 +74,7 @@ class Places:
             raise TargetError(
                 f"{path!r} is called {len(several)} times, so there are {len(several)} values",
                 found=", ".join(names),
-                write=f'one of its calls: node("{names[0]}"), or "{names[1]}"',
+                swap=(literal(path), f'node("{names[0]}")'),
             )
         place = call or 0
         held = (calls.get(graph, []) for graph in self._draft.graphs(owner))
@@ -126,7 +125,7 @@ class Places:
                 raise TargetError(
                     f"{path!r} is called {len(here)} times, so what is in it is made {len(here)} times",
                     found=", ".join(name_of(node, owner) for node in here),
-                    write=f'what one of its calls gives: node("{name_of(here[0], owner)}")',
+                    swap=(literal(path), f'node("{name_of(here[0], owner)}")'),
                 )
         self._check_modes(path, owner, calls)
         return owner, {graph: found[0] for graph, found in calls.items()}
@@ -134,10 +133,7 @@ class Places:
     def _one_owner(self, path: str) -> tuple[str, Mapping[fx.Graph, list[fx.Node]]]:
         """Return the one level that calls a module, and its calls in execution order."""
         if path not in self._calls:
-            try:
-                self._calls[path] = self._draft.calls(path)
-            except TargetError as error:
-                raise _NotCalledError(error.summary, found=error.found, write=error.write) from error
+            self._calls[path] = self._draft.calls(path)
         calls: dict[fx.Graph, set[fx.Node]] = {}
         for call in self._calls[path]:
             calls.setdefault(call.graph, set()).add(call.node)
@@ -148,7 +144,7 @@ class Places:
             raise TargetError(
                 f"{path!r} is called in {len(owners)} places, so there are several values",
                 found=", ".join(dict.fromkeys(names)),
-                write=f'one of its calls: node("{names[0]}")',
+                swap=(literal(path), f'node("{names[0]}")'),
             )
         ordered = {
             graph: list(held) if len(held) == 1 else [node for node in graph.nodes if node in held]
@@ -171,5 +167,8 @@ class Places:
         return [end_of(graph).args[0] for graph in self._draft.graphs(tap.owner)] == list(tap.nodes)
 
 
-class _NotCalledError(TargetError):
-    """Report a module that no forward calls."""
+def watchers(module: nn.Module) -> list[str]:
+    """Name the hooks of a module that see its output, or change it."""
+    stores = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [hook for store in stores for hook in vars(module).get(store, {}).values()]
+    return [getattr(hook, "__name__", type(hook).__name__) for hook in hooks]

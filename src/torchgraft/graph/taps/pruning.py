@@ -10,9 +10,9 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import Level, state_of
 from torchgraft.graph.modes import enter, leave
-from torchgraft.graph.taps.memory import CHECKS, Memory, end_of
+from torchgraft.graph.taps.memory import CHECKS, Effect, Memory, end_of
 
 
 @attrs.frozen(eq=False)
@@ -93,10 +93,9 @@ def _needed(memory: Memory, owner: str, graph: fx.Graph) -> set[fx.Node]:
 
 def _changes(memory: Memory, owner: str, node: fx.Node, behind: Sequence[fx.Node]) -> bool:
     """Tell whether a node may write into what later ones take."""
-    if not memory.writes(owner, node, set(node.all_input_nodes)):
-        return False
-    shared = memory.shared(owner, node.all_input_nodes)
-    return any(source in shared for later in behind for source in later.all_input_nodes)
+    written = [s for s in node.all_input_nodes if memory.effect(owner, node, s) is Effect.WRITES]
+    taken = {source for later in behind for source in later.all_input_nodes} if written else set()
+    return not taken.isdisjoint(memory.shared(owner, written))
 
 
 def _add(needed: set[fx.Node], waiting: list[fx.Node]) -> None:
@@ -136,8 +135,9 @@ def _discard(draft: Draft, levels: Mapping[str, Level]) -> None:
                 waiting.append(below)
             elif not parametrize.is_parametrized(module):
                 draft.discard(below)
-    for level in levels.values():
-        level._inlined = frozenset(n for n in level._inlined if _has(level, n))
+    for path, level in levels.items():
+        pattern = state_of(level).patterns[0]
+        pattern.move({n: n for n in pattern.paths if draft.has(f"{path}.{n}".lstrip("."))})
     draft.opened[:] = filter(draft.has, draft.opened)
 
 
@@ -147,11 +147,3 @@ def _drop_tensors(level: nn.Module, used: Iterable[tuple[int, str]]) -> None:
     for store in (level._parameters, level._buffers):
         for name in [name for name in store if (id(level), name) not in used]:
             del store[name]
-
-
-def _has(level: nn.Module, path: str) -> bool:
-    try:
-        level.get_submodule(path)
-    except AttributeError:
-        return False
-    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -10,6 +10,7 @@ from torchgraft.errors import AnalysisError, GraftError
 from torchgraft.graph.deep.axes import Layout
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.heads import Head, find_heads
+from torchgraft.graph.history import hung_by_steps
 from torchgraft.graph.tiers.blocks import block_maps, first_stage
 from torchgraft.graph.tiers.ladder import Ladder, Rung, ladder_of
 from torchgraft.graph.tiers.trunk import Map, Trunk
@@ -128,9 +129,10 @@ def find_tiers(draft: Draft) -> Tiers:
             found="no module gives a map n c h w, or tokens, that is no finer than the input",
             write="a model of images, or an input for it: example=torch.zeros(<n c h w>)",
         )
-    first = first_stage(trunk, ladder.rungs)
+    hung = hung_by_steps(draft)
+    first = first_stage(trunk, ladder.rungs, hung)
     stem = _between(trunk, 1, ladder.rungs[first].unit)
-    stages = _stages(draft, trunk, ladder, ladder.rungs[first:])
+    stages = _stages(draft, trunk, ladder, ladder.rungs[first:], hung)
     last = max(trunk.inside_of(ladder.rungs[-1].unit))
     end = _between(trunk, last + 1, len(trunk.scopes))
     widths = {head.width for head in heads}
@@ -147,7 +149,9 @@ def find_tiers(draft: Draft) -> Tiers:
     )
 
 
-def _stages(draft: Draft, trunk: Trunk, ladder: Ladder, rungs: tuple[Rung, ...]) -> tuple[Stage, ...]:
+def _stages(
+    draft: Draft, trunk: Trunk, ladder: Ladder, rungs: tuple[Rung, ...], hung: Collection[str]
+) -> tuple[Stage, ...]:
     groups: list[tuple[int, list[int]]] = []
     for rung in rungs:
         stride = max(m.stride for m in rung.maps)
@@ -159,7 +163,9 @@ def _stages(draft: Draft, trunk: Trunk, ladder: Ladder, rungs: tuple[Rung, ...])
     stages = []
     for (stride, units), end in zip(groups, ends, strict=True):
         paths = _between(trunk, units[0], end)
-        stages.append(Stage(paths, maps[stride], block_maps(trunk, units, stride), _count(draft, paths)))
+        stages.append(
+            Stage(paths, maps[stride], block_maps(trunk, units, stride, hung), _count(draft, paths))
+        )
     return tuple(stages)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchgraft.errors import AnalysisError
-from torchgraft.graph.draft import EXAMPLE
+from torchgraft.graph.following import EXAMPLE
 from torchgraft.graph.probe import Arguments, Example, arguments_of, guessed
 from torchgraft.graph.proxy import tensors_in
 from torchgraft.graph.run import Recorder, run_on_meta

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchgraft.graph.history import history_of
-from torchgraft.graph.level import Level
+from torchgraft.graph.level import runs_graph
 from torchgraft.graph.outline import outline_of
 from torchgraft.graph.portrait import portrait
 from torchgraft.show.difference.effort import Effort
@@ -159,7 +159,7 @@ class Reading:
             sum(self._sizes(module).values()),
             self.effort.shapes.get(id(module), ""),
             None if self.effort.unknown else spent or self._spent_below(module),
-            isinstance(module, Level),
+            runs_graph(module),
             first if first != path else "",
         )
         said = {

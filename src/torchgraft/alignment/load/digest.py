@@ -42,5 +42,6 @@ def digest(model: nn.Module, names: Iterable[str] | None = None) -> str:
         tensor = held[name].tensor.detach()
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         for chunk in torch.split(tensor.reshape(-1), _CHUNK // tensor.element_size()):
-            summed.update(chunk.cpu().contiguous().view(torch.uint8).numpy().data)
+            # A copy on write stays one: of the tensor itself, nothing but its values is taken.
+            summed.update(chunk.clone().cpu().contiguous().view(torch.uint8).numpy().data)
     return summed.hexdigest()

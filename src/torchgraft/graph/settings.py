@@ -1,0 +1,194 @@
+"""Settings: the plain values that a forward read off its modules while it was followed.
+
+A graph holds what these values decided, so it is right for as long as they hold. They are
+compared at every call of an edited level: what is here is fast, and plain Python.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import sys
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import nn
+
+GLOBALS = "<globals>"
+"""Begins the path of a value of a Python module; its name follows."""
+
+
+class Missing(enum.Enum):
+    """Stands for an attribute that is not there, which a forward may ask for too."""
+
+    MISSING = "missing"
+
+
+MISSING = Missing.MISSING
+
+
+@attrs.frozen
+class Setting:
+    """A plain value that a forward read.
+
+    Args:
+        path: path of the module that has it, from the level; or a Python module, after ``<globals>``.
+        name: name of the attribute or of the global.
+        value: what it was: a plain value, a container of such, a function or a class.
+    """
+
+    path: str
+    name: str
+    value: object
+
+
+def settings_hold(level: nn.Module, settings: Sequence[Setting]) -> Setting | None:
+    """Return the first setting that is another one now, or ``None``."""
+    for setting in settings:
+        if not _same(read_setting(level, setting), setting.value):
+            return setting
+    return None
+
+
+def read_setting(level: nn.Module, setting: Setting) -> object:
+    """Return what a setting is now; ``MISSING`` where it is not there any more."""
+    path = setting.path
+    if not path:
+        return getattr(level, setting.name, MISSING)
+    if path.startswith(GLOBALS):
+        home = sys.modules.get(path[len(GLOBALS) :])
+        return setting.value if home is None else getattr(home, setting.name, MISSING)
+    module: object = level
+    for part in path.split("."):
+        module = getattr(module, part, MISSING)
+    return getattr(module, setting.name, MISSING)
+
+
+def _same(now: object, then: object) -> bool:
+    kind = type(then)
+    if type(now) is not kind:
+        return False
+    if kind is tuple or kind is list:
+        return len(now) == len(then) and all(_same(a, b) for a, b in zip(now, then))  # type: ignore[arg-type, call-overload]  # of one kind
+    if kind is dict or kind is OrderedDict:  # in their order, as a forward may go through them
+        return _same(list(now.items()), list(then.items()))  # type: ignore[attr-defined]  # of one kind
+    return now is then or now == then
+
+
+class Reads:
+    """Take note of what forwards read off their modules, and which children they go through.
+
+    Args:
+        root: the module whose forward is followed.
+        hidden: names of children that forwards do not see, by the path of their parent.
+        gives_none: tells whether a child was seen to give ``None``.
+        method: the method that is followed.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        hidden: Mapping[str, frozenset[str]] | None = None,
+        gives_none: Callable[[nn.Module], bool] | None = None,
+        method: str = "forward",
+    ) -> None:
+        self.method = method
+        self.called = False
+        """Whether a child was called."""
+        self.gives_none = gives_none or (lambda module: False)
+        self._hidden = {id(root.get_submodule(path)): names for path, names in (hidden or {}).items()}
+        self._settings = {(s.path, s.name): s for s in _globals_of(root, method)}
+        self._enumerated: set[str] = set()
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What was read, in order."""
+        return tuple(self._settings.values())
+
+    @property
+    def enumerated(self) -> frozenset[str]:
+        """Paths of the modules whose children were gone through."""
+        return frozenset(self._enumerated)
+
+    def hidden(self, module: nn.Module) -> frozenset[str]:
+        """Name the children of a module that forwards do not see."""
+        return self._hidden.get(id(module), frozenset())
+
+    def went_through(self, path: str) -> None:
+        """Take note that a forward goes through the children of a module."""
+        self._enumerated.add(path)
+
+    def read(self, path: str, name: str, value: object) -> None:
+        """Take note that a forward reads an attribute of a module."""
+        if name in _MODULE or name.startswith("__") or (path, name) in self._settings:
+            return
+        copied = snapshot(value)
+        if copied is not UNPLAIN:
+            self._settings[path, name] = Setting(path, name, copied)
+
+
+_MODULE = frozenset(dir(nn.Module()))
+UNPLAIN = object()
+_ATOMS: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype)
+_ATOMS += (torch.device, torch.memory_format, torch.layout, torch.Size, range)
+_CODE: tuple[type, ...] = (type, types.FunctionType, types.BuiltinFunctionType, enum.Enum)
+
+
+def snapshot(value: object) -> object:
+    """Copy a plain value; anything else gives ``UNPLAIN``."""
+    kind = type(value)
+    if kind in _ATOMS or isinstance(value, _CODE):
+        return value
+    if isinstance(value, (tuple, list, set, frozenset)) and kind in (tuple, list, set, frozenset):
+        items = [snapshot(item) for item in value]
+        return UNPLAIN if UNPLAIN in items else kind(items)
+    if isinstance(value, dict) and kind in (dict, OrderedDict):
+        pairs = [(key, snapshot(item)) for key, item in value.items()]
+        plain = all(type(key) in _ATOMS and item is not UNPLAIN for key, item in pairs)
+        return kind(pairs) if plain else UNPLAIN
+    return UNPLAIN
+
+
+def _globals_of(module: nn.Module, method: str) -> Iterator[Setting]:
+    """Yield the plain globals that a forward names, as do the methods and functions that it names."""
+    for space, names in spaces_of(module, method):
+        homes = [sys.modules.get(str(space.get("__name__")))]
+        homes += [value for name in names if isinstance(value := space.get(name), types.ModuleType)]
+        for home in homes:
+            if home is None or home.__name__.partition(".")[0] in _PLAIN_MODULES:
+                continue
+            found = [(name, vars(home)[name]) for name in names if name in vars(home)]
+            yield from (Setting(GLOBALS + home.__name__, n, v) for n, v in found if type(v) in _ATOMS)
+
+
+def spaces_of(module: nn.Module, method: str = "forward") -> Iterator[tuple[dict[str, object], list[str]]]:
+    """Yield the globals of a forward, its methods and its functions, and the names that each uses."""
+    cls = getattr(type(module), "_origin", type(module))  # a level that is followed again
+    waiting = [getattr(cls, method), *(f for f in vars(module).values() if isinstance(f, _FUNCTIONS))]
+    seen: set[int] = set()
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        if not isinstance(function, types.FunctionType) or id(function) in seen:
+            continue
+        seen.add(id(function))
+        names, space = list(_names_in(function.__code__)), function.__globals__
+        yield space, names
+        named = [getattr(cls, name, None) for name in names] + [space.get(name) for name in names]
+        plain = [inspect.unwrap(f) for f in named if isinstance(f, _FUNCTIONS)]
+        waiting += [f for f in plain if getattr(f, "__globals__", None) is space]
+
+
+_FUNCTIONS = (types.FunctionType, types.MethodType, type(functools.lru_cache(lambda: None)))
+_PLAIN_MODULES = ("torch", "math", "builtins", "typing")
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that a code and the codes in it use."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names_in(inner)

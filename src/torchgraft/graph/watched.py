@@ -1,0 +1,207 @@
+"""The classes of shadows: calls, reads and writes of a module go to whoever watches it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from torchgraft.graph.caches import CACHED
+from torchgraft.graph.settings import MISSING, Reads
+
+if TYPE_CHECKING:
+    from torchgraft.graph.shadow import Shadows
+
+STORES = ("_parameters", "_buffers", "_modules")
+_MARK = "_torchgraft_shadow"
+
+
+class Mark:
+    """What a shadow knows of itself: its family, its path and what it stands for."""
+
+    __slots__ = ("children", "family", "given", "path", "plain", "source", "tensors")
+
+    def __init__(self, family: Shadows, path: str, source: nn.Module) -> None:
+        self.family = family
+        self.path = path
+        self.source = source
+        self.plain: dict[str, torch.Tensor] = {}
+        self.children: dict[str, nn.Module | None] | None = None
+        self.tensors: dict[str, dict[str, object]] = {}
+        self.given: dict[str, dict[str, int]] = {}
+
+
+def empty_shadow(family: Shadows, path: str, source: nn.Module) -> nn.Module:
+    """Make a shadow that holds nothing but what it knows of itself."""
+    # A level that is followed again runs the forward that its class had.
+    cls = type(source) if family.reads is None else getattr(type(source), "_origin", type(source))
+    shadow: nn.Module = object.__new__(watched(cls, noted=family.reads is not None))
+    held_by(shadow)[_MARK] = Mark(family, path, source)
+    return shadow
+
+
+def is_shadow(module: nn.Module) -> bool:
+    """Tell whether a module is a shadow."""
+    return _MARK in held_by(module)
+
+
+def mark(shadow: nn.Module) -> Mark:
+    """Return what a shadow knows of itself."""
+    return held_by(shadow)[_MARK]  # type: ignore[return-value]  # put there when it was made
+
+
+held_by: Callable[[nn.Module], dict[str, object]] = vars(nn.Module)["__dict__"].__get__
+"""Returns the dictionary of a shadow, past what its class says of it."""
+
+_CLASSES: tuple[WeakKeyDictionary[type, type], ...]
+_CLASSES = WeakKeyDictionary(), WeakKeyDictionary()
+
+
+def watched(cls: type[nn.Module], *, noted: bool) -> type[nn.Module]:
+    """Make the class of shadows of a class; those that are followed take note of what is read."""
+    known = _CLASSES[noted].get(cls)
+    if known is None:
+        cached = {n: f for base in reversed(cls.__mro__) for n, f in vars(base).items() if type(f) is CACHED}
+        own = {name: function.__wrapped__ for name, function in cached.items()}
+        body = {
+            **(own if noted else {}),
+            **_BODY,
+            **(_NOTED if noted else {}),
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+        }
+        # Past the metaclass and __init_subclass__: a shadow's class is nobody's business.
+        known = _CLASSES[noted][cls] = type.__new__(type(cls), cls.__name__, (cls,), body)
+    return known
+
+
+def _call(self: nn.Module, *args: object, **kwargs: object) -> object:
+    return mark(self).family.watcher.call(self, args, kwargs)
+
+
+def _getattr(self: nn.Module, name: str) -> object:
+    me = mark(self)
+    for store in ("_parameters", "_buffers"):
+        if name in me.source.__dict__[store]:
+            return _noted(me, name, _tensors(self, store)[name])
+    children = _children(self)
+    if name in children:
+        return _noted(me, name, children[name])
+    if name in me.plain:
+        return me.family.watcher.tensor(self, name, me.plain[name])
+    try:
+        return super(type(self), self).__getattr__(name)  # type: ignore[misc]  # nn.Module has one
+    except AttributeError:
+        _noted(me, name, MISSING)
+        raise
+
+
+def _noted(me: Mark, name: str, value: object) -> object:
+    if me.family.reads is not None:
+        me.family.reads.read(me.path, name, value)
+    return value
+
+
+def _getattribute(self: nn.Module, name: str) -> object:
+    """Read an attribute of a followed module, and take note of it."""
+    me, held = mark(self), held_by(self)
+    if name in me.plain:  # a class may have an attribute of that name
+        return me.family.watcher.tensor(self, name, me.plain[name])
+    known = inspect.getattr_static(type(self), name, None)
+    if isinstance(known, functools.cached_property) and name not in held:
+        held[name] = known.func(self)
+        return held[name]
+    value: object = super(type(self), self).__getattribute__(name)
+    if name in held or not hasattr(known, "__get__"):
+        _noted(me, name, value)
+    return value
+
+
+def _setattr(self: nn.Module, name: str, value: object) -> None:
+    mark(self).family.watcher.assign(self, name, value)
+    held_by(self)[name] = value
+
+
+def _dict(self: nn.Module) -> Mapping[str, object]:
+    """Return what a shadow shows as its own dictionary: what the attributes give."""
+    me, held = mark(self), held_by(self)
+    held.update({name: getattr(self, name) for name in (*STORES, *me.plain)})
+    if me.family.reads is None:
+        return held
+    for name, value in held.items():
+        _noted(me, name, value)
+    return types.MappingProxyType(held)
+
+
+def _tensors(self: nn.Module, store: str) -> dict[str, object]:
+    me = mark(self)
+    if store not in me.tensors:
+        watcher = me.family.watcher
+        me.tensors[store] = {
+            name: value if value is None else watcher.tensor(self, name, value)
+            for name, value in me.source.__dict__[store].items()
+        }
+        me.given[store] = ids(me.tensors[store])
+    return me.tensors[store]
+
+
+def ids(held: dict[str, object]) -> dict[str, int]:
+    """Tell what a dictionary of tensors holds, to find out whether it was written into."""
+    return {name: id(value) for name, value in held.items()}
+
+
+class _Children(dict[str, nn.Module | None]):
+    """The children of a followed module; it is told who goes through them all."""
+
+    def __init__(self, me: Mark, reads: Reads) -> None:
+        hidden = reads.hidden(me.source)
+        super().__init__({name: child for name, child in (me.children or {}).items() if name not in hidden})
+        self.told = functools.partial(reads.went_through, me.path)
+
+
+def _telling(name: str) -> Callable[..., object]:
+    def method(self: _Children, *args: object) -> object:
+        self.told()
+        return getattr(dict, name)(self, *args)
+
+    return method
+
+
+for _name in ("__iter__", "__len__", "__reversed__", "keys", "values", "items", "copy", "__eq__", "__or__"):
+    setattr(_Children, _name, _telling(_name))
+
+
+def _children(self: nn.Module) -> dict[str, nn.Module | None]:
+    me = mark(self)
+    if me.children is None:
+        prefix = f"{me.path}." if me.path else ""
+        me.children = {
+            name: child if child is None else me.family.of(child, prefix + name)
+            for name, child in me.source.__dict__["_modules"].items()
+        }
+        if me.family.reads is not None:
+            me.children = _Children(me, me.family.reads)
+    return me.children
+
+
+def _training(self: nn.Module) -> bool:
+    return mark(self).family.watcher.training(self)
+
+
+_BODY: dict[str, object] = {
+    "__call__": _call,
+    "__getattr__": _getattr,
+    "__setattr__": _setattr,
+    "__dict__": property(_dict),
+    "_parameters": property(lambda self: _tensors(self, "_parameters")),
+    "_buffers": property(lambda self: _tensors(self, "_buffers")),
+    "_modules": property(_children),
+    "training": property(_training, lambda self, mode: _setattr(self, "training", mode)),
+}
+_NOTED: dict[str, object] = {"__getattribute__": _getattribute}
