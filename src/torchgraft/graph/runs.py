@@ -73,11 +73,6 @@ class Runs:
                 raise
             return found
 
-    @property
-    def is_known(self) -> bool:
-        """Whether a run in evaluation mode was made and did not fail."""
-        return isinstance(self._made.get(False), Run)
-
     def gives_none(self, module: nn.Module) -> bool:
         """Tell whether a call of a module gave ``None``, or something with ``None`` in it."""
         if gives_tensors(module):
