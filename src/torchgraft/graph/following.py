@@ -106,7 +106,7 @@ def follow_again(
             raise _fixed(name, fixed, said)
     shown = False
     for rewrite, modes in rewrites:
-        if not is_forward and rewrite.anchors[0].kind == "output":
+        if not is_forward and rewrite.at.kind == "output":
             continue  # what another method returns is not what the level returns
         for graph in {id(g): g for g in (pattern.graph(training=mode) for mode in modes)}.values():
             try:

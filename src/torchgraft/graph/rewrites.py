@@ -19,8 +19,8 @@ class Rewrite(Protocol):
     """One change of a graph."""
 
     @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The places it is about, the main one first."""
+    def at(self) -> Anchor:
+        """The place that it is about."""
 
     def apply(self, graph: fx.Graph) -> None:
         """Change a graph; raises ``MissingAnchorError`` before anything is changed."""
@@ -48,11 +48,6 @@ class Insert:
     channels_last: bool = False
     with_entry: bool = False
     every: bool = False
-
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The places it is about."""
-        return (self.at, *self.users)
 
     def apply(self, graph: fx.Graph) -> None:
         """Insert the calls."""
@@ -87,11 +82,6 @@ class Exchange:
     child: str
     at: Anchor
 
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The place it is about."""
-        return (self.at,)
-
     def apply(self, graph: fx.Graph) -> None:
         """Exchange the operation for the call; it takes the values that the operation took."""
         (node,) = find_nodes(graph, self.at)
@@ -106,11 +96,6 @@ class Turn:
     """Move the channels to axis 1 for a call, and back."""
 
     at: Anchor
-
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The place it is about."""
-        return (self.at,)
 
     def apply(self, graph: fx.Graph) -> None:
         """Put the moves around the call."""
@@ -137,11 +122,6 @@ class Bypass:
 
     at: Anchor
     position: int = 0
-
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The place it is about."""
-        return (self.at,)
 
     def apply(self, graph: fx.Graph) -> None:
         """Take the node out, and what moved the channels for it alone."""
@@ -171,11 +151,6 @@ class Redirect:
 
     at: Anchor
 
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The place it is about."""
-        return (self.at,)
-
     def apply(self, graph: fx.Graph) -> None:
         """Redirect the later users of what the node takes."""
         (node,) = find_nodes(graph, self.at)
@@ -198,11 +173,6 @@ class Reargue:
     place: int
     word: str
     value: object
-
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The place it is about."""
-        return (self.at,)
 
     def apply(self, graph: fx.Graph) -> None:
         """Exchange the argument."""
