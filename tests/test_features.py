@@ -520,7 +520,7 @@ class BySizes(nn.Module):
 def test_checks_stay_for_what_they_decide_on():
     result = features("one")(BySizes(), example=torch.zeros(1, 3, 16, 16))
     assert result(torch.zeros(1, 3, 4, 16))["one"].shape == (1, 3, 4, 16)
-    with pytest.raises(SpecialisedError, match="sizes of which the forward decides otherwise"):
+    with pytest.raises(SpecialisedError, match="this input decides otherwise"):
         result(torch.zeros(1, 3, 16, 4))
 
 

@@ -27,13 +27,13 @@ def guard(value: object, expected: object, said: str) -> None:
             raise SpecialisedError(
                 f"{said}; this input decides otherwise",
                 found=f"the condition was {expected} and is now {not expected}",
-                write="trace(model, example=<an input of this size>)",
+                write="the edit with example=<an input of this size>",
             )
     elif value != expected:
         raise SpecialisedError(
             f"{said}; this input has another size",
             found=f"the value was {expected} and is now {value}",
-            write="trace(model, example=<an input of this size>)",
+            write="the edit with example=<an input of this size>",
         )
 
 
@@ -53,7 +53,7 @@ def baked(value: object, expected: object, name: str) -> None:
         raise SpecialisedError(
             f"this forward was traced with {name}={expected!r}",
             found=f"{name} is a {type(value).__name__}",
-            write=f"trace(model, example={{..., {name!r}: <the value>}})",
+            write=f"the edit with example={{..., {name!r}: <the value>}}",
         )
 
 
@@ -80,7 +80,7 @@ def counted(values: Sized, expected: int | tuple[str, ...], name: str) -> None:
         raise SpecialisedError(
             f"this forward was traced with {expected or 0} of {name!r}",
             found=", ".join(values) if isinstance(values, dict) else f"{len(values)} of them",
-            write="trace(model, example=<all the arguments>)",
+            write="the edit with example=<all the arguments>",
         )
 
 
@@ -102,7 +102,7 @@ def passed_on(value: object, name: str) -> None:
         raise SpecialisedError(
             f"this forward was traced with data for {name!r}",
             found=f"{name}=None",
-            write=f"trace(model, example=<the arguments, without {name}>)",
+            write=f"the edit with example=<the arguments, without {name}>",
         )
 
 
@@ -117,7 +117,7 @@ def nothing(value: object, said: str) -> None:
         raise SpecialisedError(
             f"{said}; a step that gave None then gives {type(value).__name__} now",
             found="another branch of the forward",
-            write="trace(model, example=<an input of this kind>)",
+            write="the edit with example=<an input of this kind>",
         )
 
 
