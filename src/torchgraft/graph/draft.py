@@ -327,7 +327,7 @@ class Draft(Tree):
         if getattr(own, "__func__", own) is nn.Sequential.forward:
             return True
         if traced.alike not in self._compared:
-            if not check_level(module, path, traced, self._known_run):
+            if not check_level(module, path, traced, self.runs.known(training=False), self._known_run):
                 return False
             self._compared.add(traced.alike)
         return True

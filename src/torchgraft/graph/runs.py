@@ -12,7 +12,7 @@ from torchgraft.errors import AnalysisError
 from torchgraft.graph.deep.atoms import Axes
 from torchgraft.graph.deep.axes import follow
 from torchgraft.graph.deep.record import Record, record
-from torchgraft.graph.probe import Arguments, Example, arguments_of, probe, tried
+from torchgraft.graph.probe import Arguments, Example, arguments_of, tried
 from torchgraft.graph.run import ModuleCall, Run, calls_until
 
 
@@ -37,24 +37,34 @@ class Runs:
         self._axes: tuple[Record, dict[int, Axes]] | None = None
 
     def run(self, *, training: bool) -> Run:
-        """Return the run in a mode.
+        """Return the run in a mode, as it was before any edit.
 
         Raises:
             AnalysisError: the model does not run on meta tensors.
         """
-        return self._kept(training, lambda: probe(self._root(), self._example, training=training))
+        if training not in self._made:
+            self._record(self._root(), training)
+        return self._taken(training)
 
-    def _kept(self, training: bool, run: Callable[[], Run]) -> Run:
-        known = self._made.get(training)
-        if known is None:
-            try:
-                known = run()
-            except AnalysisError as error:
-                known = error
-            self._made[training] = known
-        if isinstance(known, AnalysisError):
-            raise known
-        return known
+    def known(self, *, training: bool) -> Run | None:
+        """Return the run in a mode if it was made."""
+        return self._taken(training) if isinstance(self._made.get(training), Run) else None
+
+    def _taken(self, training: bool) -> Run:
+        made = self._made[training]
+        if isinstance(made, AnalysisError):
+            raise made
+        return made
+
+    def _record(self, root: nn.Module, training: bool) -> None:
+        try:
+            made = tried(root, self._example, lambda *given: record(root, given, training=training))
+        except AnalysisError as error:
+            self._made[training] = error
+            return
+        self._deep[training] = made
+        self._fresh.add(training)
+        self._made[training] = Run(made.calls, made.calls[-1].output, training)
 
     def of(self, module: nn.Module) -> list[ModuleCall]:
         """Return the calls of a module in evaluation mode, or where there are none in training.
@@ -96,11 +106,12 @@ class Runs:
             return self._deep[training]
         root = self._root()
         try:
-            if training in self._made:
-                usual = self.run(training=training).calls[-1]
-                self._deep[training] = record(root, (usual.args, usual.kwargs), training=training)
+            if training not in self._made:
+                self._record(root, training)
+                self._taken(training)
             else:
-                self._kept(training, lambda: self._first(root, training))
+                usual = self._taken(training).calls[-1]
+                self._deep[training] = record(root, (usual.args, usual.kwargs), training=training)
         except Exception as error:
             if isinstance(error, AnalysisError) and not self._edited:
                 raise
@@ -113,11 +124,6 @@ class Runs:
             ) from error
         self._fresh.add(training)
         return self._deep[training]
-
-    def _first(self, root: nn.Module, training: bool) -> Run:
-        made = tried(root, self._example, lambda *given: record(root, given, training=training))
-        self._deep[training] = made
-        return Run(made.calls, made.calls[-1].output, training)
 
     def axes(self) -> tuple[Record, dict[int, Axes]]:
         """Return a record in evaluation mode with the axes of its values, from before the last edit at times.

@@ -6,11 +6,11 @@ Both run once on throwaway clones, side by side, on random values under one seed
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast
 
+import attrs
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -32,21 +32,21 @@ Outputs = Mapping[str, list[ModuleCall]]
 _LARGEST = 60_000_000
 """Numbers in the parameters of a level up to which its children are run."""
 
-_Seen = list[tuple[str, bool, object]]
-_Result = tuple[object, _Seen, dict[str, bool], dict[str, torch.Tensor]]
 
-
-def check_level(module: nn.Module, path: str, traced: Traced, run: Callable[[], Run | None]) -> bool:
+def check_level(
+    module: nn.Module, path: str, traced: Traced, known: Run | None, run: Callable[[], Run | None]
+) -> bool:
     """Check that the graphs of a forward compute what the forward computes.
 
-    It is run on a small input that is guessed, with its children; where it takes none, on what
-    it got in a run of the model, with stand-ins for the children.
+    It is run on what it got in a run of the model, with stand-ins for the children; where there
+    was none, on a small input that is guessed, with its children.
 
     Args:
         module: the module; it is only read.
         path: where it stands, for messages.
         traced: what following its forward gave.
-        run: gives a run of the model on meta tensors, if there is one.
+        known: a run of the model on meta tensors, if one was made.
+        run: makes such a run, if it can be made.
 
     Returns:
         True if it was compared; False where no input is known.
@@ -57,16 +57,21 @@ def check_level(module: nn.Module, path: str, traced: Traced, run: Callable[[], 
     if any(p.is_meta for p in module.parameters()):
         return False  # without values there is nothing to compare
     modes = (module.training,) if traced.train is traced.evaluate else (False, True)
-    return all(_check_mode(module, path, traced, mode, run) for mode in modes)
+    return all(_check_mode(module, path, traced, mode, known, run) for mode in modes)
 
 
 def _check_mode(
-    module: nn.Module, path: str, traced: Traced, mode: bool, run: Callable[[], Run | None]
+    module: nn.Module,
+    path: str,
+    traced: Traced,
+    mode: bool,
+    known: Run | None,
+    run: Callable[[], Run | None],
 ) -> bool:
     graph = traced.train if mode else traced.evaluate
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     twin, is_fresh = _twin(module, mode), True
-    for given, outputs in _inputs(module, run, called):
+    for given, outputs in _inputs(module, known, run, called):
         try:
             expected = _run(twin, own_forward(twin), given, outputs)
             if not is_fresh:  # another guess may have left something on it
@@ -75,37 +80,45 @@ def _check_mode(
         except Exception:  # noqa: BLE001 - a guess need not suit a forward
             is_fresh = False
             continue
-        code = generate_forward(graph)
-        other = _twin(module, mode)
-        vars(other).update(traced.constants)
-        try:
-            found = _run(other, code.__get__(other), given, outputs)
-        except SpecialisedError:
-            is_fresh = False
-            continue  # a guess for which the forward decides otherwise
-        except Exception as error:
-            raise _differs(module, path, f"{type(error).__name__}: {error}".splitlines()[0]) from error
-        difference = _difference(expected, found)
-        if difference:
-            raise _differs(module, path, difference)
-        return True
+        code, cause = generate_forward(graph), None
+        for again in (expected.seen, []):  # where something differs, without the replays
+            other = _twin(module, mode)
+            vars(other).update(traced.constants)
+            try:
+                difference = _difference(expected, _run(other, code.__get__(other), given, outputs, again))
+            except SpecialisedError:
+                break  # a guess for which the forward decides otherwise
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                difference, cause = f"{type(error).__name__}: {error}".splitlines()[0], error
+            if not difference:
+                return True
+        else:
+            raise _differs(module, path, difference) from cause
+        is_fresh = False
     return False
 
 
 def _inputs(
-    module: nn.Module, run: Callable[[], Run | None], called: Collection[str]
+    module: nn.Module, known: Run | None, run: Callable[[], Run | None], called: Collection[str]
 ) -> Iterator[tuple[Arguments, Outputs]]:
     """Yield inputs for a forward, each with what stands for the children: nothing for the children."""
+    if known is not None:
+        yield from _recorded(module, known)
     if sum(p.numel() for p in module.parameters()) <= _LARGEST:
         for guess in itertools.islice(small_guesses(module), 12):
             yield ((guess,), {}), {path: [] for path in called}
-    known = run()
-    own = next((call for call in known.calls if call.module is module), None) if known is not None else None
-    if known is None or own is None:
+    if known is None and (known := run()) is not None:
+        yield from _recorded(module, known)
+
+
+def _recorded(module: nn.Module, run: Run) -> Iterator[tuple[Arguments, Outputs]]:
+    """Yield what a module got in a run, with what its children gave."""
+    own = next((call for call in run.calls if call.module is module), None)
+    if own is None:
         return
     names = {id(part): path for path, part in module.named_modules() if path}
     outputs: dict[str, list[ModuleCall]] = {}
-    inside = [c for c in known.calls if own.started < c.started and c.ended < own.ended]
+    inside = [c for c in run.calls if own.started < c.started and c.ended < own.ended]
     ended = own.started
     for call in sorted(inside, key=lambda call: call.started):
         if call.started > ended and id(call.module) in names:  # by the forward itself, not by a child
@@ -125,42 +138,106 @@ def _twin(module: nn.Module, mode: bool) -> nn.Module:
     return twin.train(mode)
 
 
-def _run(twin: nn.Module, forward: Callable[..., object], given: Arguments, outputs: Outputs) -> _Result:
-    """Run a forward on a clone whose children are watched, and tell all that can be seen of it."""
-    seen = _Seen()
+def _run(
+    twin: nn.Module,
+    forward: Callable[..., object],
+    given: Arguments,
+    outputs: Outputs,
+    again: Sequence[_Call] = (),
+) -> _Result:
+    """Run a forward on a clone whose children are watched, and tell all that can be seen of it.
+
+    Args:
+        twin: the clone.
+        forward: what to run.
+        given: what it gets.
+        outputs: what its children give, if that is not for them to say.
+        again: the calls of children in another run; one that comes again need not be computed.
+    """
+    seen: list[_Call] = []
     for path, calls in outputs.items():
         child = twin.get_submodule(path)
         inner = child.forward
-        if isinstance(inner, functools.partial) and inner.func is _watched:  # of another guess
-            inner = inner.args[3]
-        vars(child)["forward"] = functools.partial(_watched, seen, path, twin, inner, calls)
+        if isinstance(inner, _Watched):  # of another guess
+            inner = inner.forward
+        kept = [call for call in again if call.path == path]
+        vars(child)["forward"] = _Watched(seen, path, child, twin, inner, calls, kept)
     with fresh_caches(twin), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         args, kwargs = cast("Arguments", _real(given, twin))
         result = forward(*args, **kwargs)
     modes = {name: part.training for name, part in twin.named_modules()}
-    return (result, (args, kwargs)), seen, modes, dict(twin.named_buffers())
+    return _Result((result, (args, kwargs)), seen, modes, dict(twin.named_buffers()))
 
 
-def _watched(
-    seen: _Seen,
-    path: str,
-    twin: nn.Module,
-    forward: Callable[..., object],
-    calls: list[ModuleCall],
-    *args: object,
-    **kwargs: object,
-) -> object:
-    """Note a call of a child; return what it gives, or random values of what it was seen to give."""
-    number = sum(other == path for other, _, _ in seen)
-    given = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, (args, kwargs))
-    seen.append((path, twin.get_submodule(path).training, given))
-    if not calls:
-        return forward(*args, **kwargs)
-    known = calls[min(number, len(calls) - 1)]
-    pairs = zip(tree_leaves((known.args, known.kwargs)), tree_leaves((args, kwargs)), strict=False)
-    same = {id(old): new for old, new in pairs if isinstance(old, torch.Tensor)}
-    return tree_map(lambda v: same[id(v)] if id(v) in same else _real(v, twin), known.output)
+@attrs.frozen
+class _Call:
+    """A call of a child: what it got, its mode, and what it gave, where it did nothing else."""
+
+    path: str
+    training: bool
+    given: object
+    output: object = None
+
+
+@attrs.frozen
+class _Result:
+    output: object
+    seen: list[_Call]
+    modes: dict[str, bool]
+    buffers: dict[str, torch.Tensor]
+
+
+@attrs.define
+class _Watched:
+    """Stand for the forward of a child: note each call, and give what it gives.
+
+    That is random values of what it was seen to give in a run on meta tensors; else what it gave
+    for these arguments in another run; else what it computes.
+    """
+
+    seen: list[_Call]
+    path: str
+    child: nn.Module
+    twin: nn.Module
+    forward: Callable[..., object]
+    calls: list[ModuleCall]
+    kept: list[_Call]
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        number = sum(other.path == self.path for other in self.seen)
+        call = _Call(self.path, self.child.training, _copied((args, kwargs)))
+        if self.calls:
+            self.seen.append(call)
+            known = self.calls[min(number, len(self.calls) - 1)]
+            pairs = zip(tree_leaves((known.args, known.kwargs)), tree_leaves((args, kwargs)), strict=False)
+            same = {id(old): new for old, new in pairs if isinstance(old, torch.Tensor)}
+            return tree_map(lambda v: same[id(v)] if id(v) in same else _real(v, self.twin), known.output)
+        kept = self.kept[number] if number < len(self.kept) else call
+        if kept.output is not None and kept.training == call.training and _equal(kept.given, call.given):
+            self.seen.append(kept)
+            return _copied(kept.output)
+        self.seen.append(call)
+        place = len(self.seen) - 1
+        held = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        held += [*self.child.parameters(), *self.child.buffers()]
+        versions, state = [t._version for t in held], torch.random.get_rng_state()
+        output = self.forward(*args, **kwargs)
+        memory = [
+            t.untyped_storage().data_ptr()
+            for t in (*held, *tree_leaves(output))
+            if isinstance(t, torch.Tensor)
+        ]
+        new = memory[len(held) :]
+        pure = len(set(new)) == len(new) and not set(new) & set(memory[: len(held)])
+        pure = pure and versions == [t._version for t in held]
+        if pure and torch.equal(state, torch.random.get_rng_state()):
+            self.seen[place] = attrs.evolve(call, output=_copied(output))
+        return output
+
+
+def _copied(value: object) -> object:
+    return tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, value)
 
 
 def _real(value: object, owner: nn.Module) -> object:
@@ -187,11 +264,13 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 def _difference(expected: _Result, found: _Result) -> str:
     """Say in what two runs differ; nothing where they do not."""
-    names = ("the output, or an argument, after the call", "the calls of its children", "a mode", "a buffer")
-    for name, one, other in zip(names, expected, found, strict=True):
-        if not _equal(one, other):
-            return name
-    return ""
+    parts: tuple[tuple[str, Callable[[_Result], object]], ...] = (
+        ("the output, or an argument, after the call", lambda run: run.output),
+        ("the calls of its children", lambda run: [(c.path, c.training, c.given) for c in run.seen]),
+        ("a mode", lambda run: run.modes),
+        ("a buffer", lambda run: run.buffers),
+    )
+    return next((name for name, part in parts if not _equal(part(expected), part(found))), "")
 
 
 def _equal(one: object, other: object) -> bool:
