@@ -31,7 +31,7 @@ from torchgraft.graph.probe import Example, arguments_of, on_meta
 from torchgraft.graph.proxy import UNKNOWN, holds_node
 from torchgraft.graph.rewrites import Rewrite
 from torchgraft.graph.run import ModuleCall, Run
-from torchgraft.graph.runs import Runs
+from torchgraft.graph.runs import Runs, gives_tensors
 from torchgraft.graph.sealing import check_names, check_runs
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
@@ -83,16 +83,20 @@ class Draft(Tree):
 
     # Looking -----------------------------------------------------------------------------
 
-    def graphs(self, path: str) -> tuple[fx.Graph, ...]:
+    def graphs(self, path: str, *, run: bool = True) -> tuple[fx.Graph, ...]:
         """Return the graphs of a module's forward without opening it.
 
+        Args:
+            path: where it stands.
+            run: the model may be run for that.
+
         Raises:
-            TraceError: the forward cannot be followed.
+            TraceError: the forward cannot be followed, or not without a run.
         """
         module = self.get(path)
         if isinstance(module, Level) and runs_graph(module):
             return module.graphs
-        traced = self._traced_of(module, path)
+        traced = self._traced_of(module, path, run=run)
         return (traced.evaluate,) if traced.train is traced.evaluate else (traced.evaluate, traced.train)
 
     def calls(self, path: str) -> list[Call]:
@@ -338,12 +342,12 @@ class Draft(Tree):
         except AnalysisError:
             return None
 
-    def _traced_of(self, module: nn.Module, path: str) -> Traced:
+    def _traced_of(self, module: nn.Module, path: str, *, run: bool = True) -> Traced:
         if isinstance(module, fx.GraphModule) and not isinstance(module, Level):
             return traced_of(module)
-        return self._follow(module, path)
+        return self._follow(module, path, run=run)
 
-    def _follow(self, module: nn.Module, path: str) -> Traced:
+    def _follow(self, module: nn.Module, path: str, *, run: bool) -> Traced:
         known = self._traced.get(id(module))
         if known is None:
             try:
@@ -351,10 +355,13 @@ class Draft(Tree):
                 signature = self._alike.signature(module, hints) if path else None
                 known = self._alike.get(signature)
                 if known is None:
-                    given = functools.partial(self.runs.arguments, module)
-                    known = trace_level(module, path, given, hints, hidden_in(module), self.runs.gives_none)
+                    given = functools.partial(self.runs.arguments, module) if run else _know_nothing
+                    may = self.runs.gives_none if run else _may_give_none
+                    known = trace_level(module, path, given, hints, hidden_in(module), may)
                     self._alike.keep(signature, known)
             except TraceError as error:
+                if not run:
+                    raise
                 known = error
             self._traced[id(module)] = known
         if isinstance(known, TraceError):
@@ -411,6 +418,14 @@ class Draft(Tree):
     def _compile(self) -> None:
         for level in self._dirty.values():
             start_graph(level)
+
+
+def _know_nothing(_: bool) -> None:
+    return None
+
+
+def _may_give_none(module: nn.Module) -> bool:
+    return not gives_tensors(module)
 
 
 def _inside(name: str, owner: str) -> bool:

@@ -91,17 +91,19 @@ class Head:
 
 
 def find_heads(draft: Draft) -> list[Head]:
-    """Find the heads, those of training mode included, in a run on meta tensors.
+    """Find the heads, those of training mode included, in a run on meta tensors where one is needed.
 
     Raises:
         HeadError: the last layers with weights are no projections, follow each other, or
             have different numbers of classes.
         AnalysisError: the model does not run on meta tensors.
     """
+    if (last := _last_in_row(draft, _ENDS)) is not None:
+        return [last]
     try:
         ways = [_Ways(draft, draft.runs.deep())]
     except AnalysisError:
-        if (last := _last_in_row(draft)) is not None:
+        if (last := _last_in_row(draft, (nn.Module,))) is not None:
             return [last]
         raise
     if ways[0].has_other_mode():
@@ -134,9 +136,19 @@ def find_heads(draft: Draft) -> list[Head]:
     return heads
 
 
-def _last_in_row(draft: Draft) -> Head | None:
-    """Return the projection that the output comes from in a plain row, which needs no run to be found."""
-    path, node = "", _returned(draft, "")
+_ENDS = (nn.modules.dropout._DropoutNd, nn.Identity)
+"""Layers behind a projection that leave no doubt that it is the head."""
+
+
+def _last_in_row(draft: Draft, passed: tuple[type[nn.Module], ...]) -> Head | None:
+    """Return the projection that the output comes from in a plain row, which needs no run to be found.
+
+    Args:
+        draft: the draft.
+        passed: layers without weights that may stand behind it; functions may, where every layer may.
+    """
+    free = nn.Module in passed
+    path, node = "", _returned(draft, "", run=free)
     while isinstance(node, fx.Node):
         if node.op == "call_module":
             inner = f"{path}.{node.target}".lstrip(".")
@@ -144,18 +156,22 @@ def _last_in_row(draft: Draft) -> Head | None:
             if is_projection(module):
                 return Head(inner, module)  # type: ignore[arg-type]  # a projection
             if module._modules or any(True for _ in module.parameters()):
-                path, node = inner, _returned(draft, inner)
+                path, node = inner, _returned(draft, inner, run=free)
                 continue
+            if not isinstance(module, passed):
+                return None
+        elif not free:
+            return None
         node = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
     return None
 
 
-def _returned(draft: Draft, path: str) -> object:
+def _returned(draft: Draft, path: str, *, run: bool) -> object:
     """Return the node that a forward returns, where it has one graph."""
     if not has_forward(draft.get(path)) or not is_container(draft.get(path)):
         return None
     try:
-        (graph,) = draft.graphs(path)
+        (graph,) = draft.graphs(path, run=run)
     except (TraceError, ValueError):
         return None
     return graph.output_node().args[0]

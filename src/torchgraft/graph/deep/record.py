@@ -6,6 +6,7 @@ is computed. Values are numbered as they are made; a write renews all that share
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -236,6 +237,7 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._values = values
         self._scopes = scopes
+        self._made: dict[object, tuple[tuple[tuple[torch.Size, tuple[int, ...]], torch.dtype], ...]] = {}
 
     def __torch_dispatch__(
         self,
@@ -271,8 +273,22 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
         kwargs: dict[str, object],
         taken: tuple[int, ...],  # noqa: ARG002 - for those who look at what runs
     ) -> object:
-        """Run one operation."""
-        return func(*args, **kwargs)
+        """Run one operation; what the same one made of tensors that look the same is not worked out again."""
+        if self._scopes.constants is not None or _hands_on(func):
+            return func(*args, **kwargs)
+        look = _look_of((args, kwargs))
+        try:
+            known = self._made.get((func, look))
+        except TypeError:  # something in it is not hashable
+            return func(*args, **kwargs)
+        if known is not None:
+            made = [torch.empty_strided(*sizes, dtype=dtype, device="meta") for sizes, dtype in known]
+            return made[0] if len(func._schema.returns) == 1 else tuple(made)
+        output = func(*args, **kwargs)
+        made = [output] if len(func._schema.returns) == 1 else output
+        if all(type(t) is torch.Tensor and t.is_meta and not t.is_sparse for t in made):
+            self._made[func, look] = tuple(((t.shape, t.stride()), t.dtype) for t in made)
+        return output
 
     def _refs(self, value: object, taken: list[int]) -> object:
         if isinstance(value, torch.Tensor):
@@ -283,6 +299,24 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
         if isinstance(value, dict):
             return {key: self._refs(item, taken) for key, item in value.items()}
         return value
+
+
+@functools.cache
+def _hands_on(func: torch._ops.OpOverload) -> bool:
+    """Return True if an operation writes into what it gets, or gives out a part of it."""
+    schema = func._schema
+    return schema.is_mutable or any(value.alias_info is not None for value in schema.returns)
+
+
+def _look_of(value: object) -> object:
+    """Return what an operation goes by in its arguments, to be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(_look_of, value)
+    if isinstance(value, dict):
+        return tuple((key, _look_of(item)) for key, item in value.items())
+    return type(value), value  # for 1, 1.0 and True are equal
 
 
 def ways(
