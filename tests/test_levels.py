@@ -6,6 +6,7 @@ import contextvars
 import copy
 import itertools
 import pickle
+import types
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import get_graph_node_names
 
 import torchgraft.graph.draft as draft_module
-from torchgraft import edit, explain, inject, pipe, swap_head, tiers, trace, wrap
+from torchgraft import edit, explain, freeze, inject, pipe, swap_head, tiers, trace, wrap
 from torchgraft.blocks import layer_scale, se
 from torchgraft.errors import SpecialisedError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
@@ -372,6 +373,56 @@ def test_attributes_that_a_forward_reads_can_be_set(images):
                 set_all(net, **dict(zip(("relu", "scale", "shift"), settings, strict=True)))
             assert same(result(images), model(images))
         assert same(result.graph and result(images), model(images))
+
+
+OPTIONS = {"scale": 1.0}
+CHOICES = types.SimpleNamespace(shift=0.0)
+
+
+def test_what_configurations_and_globals_say_can_be_set(images, monkeypatch):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.config = types.SimpleNamespace(double=False, inner=types.SimpleNamespace(gain=1.0))
+
+        def forward(self, x):
+            y = self.conv(x) * self.config.inner.gain * OPTIONS["scale"] + CHOICES.shift
+            return y * 2 if self.config.double else y
+
+    for steps in ((), (inject("conv", nn.Identity()),)):
+        model = Net()
+        result = pipe(model, *steps)
+        changes = (
+            lambda net: vars(net.config).update(double=True),
+            lambda net: vars(net.config.inner).update(gain=3.0),
+            lambda _: monkeypatch.setitem(OPTIONS, "scale", 5.0),
+            lambda _: monkeypatch.setattr(CHOICES, "shift", 7.0),
+            lambda net: vars(net).update(config=types.SimpleNamespace(double=False, inner=net.config.inner)),
+        )
+        assert same(result(images), model(images))
+        for change in changes:
+            change(model)
+            change(result)
+            assert same(result(images), model(images))
+        monkeypatch.undo()
+
+
+def test_a_forward_that_counts_on_an_object_is_not_edited(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.meter = nn.Conv2d(3, 4, 3), types.SimpleNamespace(calls=0)
+
+        def forward(self, x):
+            self.meter.calls += 1
+            return self.conv(x)
+
+    result = pipe(Net(), freeze("conv"))
+    result(images)
+    assert result.meter.calls == 1
+    with pytest.raises(TraceError, match="cannot be followed"):
+        pipe(Net(), inject("conv", nn.Identity()))
 
 
 def test_too_many_ways_of_calling_an_edited_forward_are_refused(images):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import operator
 import sys
 import types
 from collections import OrderedDict
@@ -37,7 +38,7 @@ class Setting:
 
     Args:
         path: path of the module that has it, from the level; or a Python module, after ``<globals>``.
-        name: name of the attribute or of the global.
+        name: name of the attribute or of the global; dotted for what stands on an object.
         value: what it was: a plain value, a container of such, a function or a class.
     """
 
@@ -56,16 +57,18 @@ def settings_hold(level: nn.Module, settings: Sequence[Setting]) -> Setting | No
 
 def read_setting(level: nn.Module, setting: Setting) -> object:
     """Return what a setting is now; ``MISSING`` where it is not there any more."""
-    path = setting.path
-    if not path:
-        return getattr(level, setting.name, MISSING)
-    if path.startswith(GLOBALS):
-        home = sys.modules.get(path[len(GLOBALS) :])
-        return setting.value if home is None else getattr(home, setting.name, MISSING)
-    module: object = level
-    for part in path.split("."):
-        module = getattr(module, part, MISSING)
-    return getattr(module, setting.name, MISSING)
+    owner: object = level
+    if setting.path.startswith(GLOBALS):
+        owner = sys.modules.get(setting.path[len(GLOBALS) :])
+        if owner is None:
+            return setting.value
+    elif setting.path:
+        for part in setting.path.split("."):
+            owner = getattr(owner, part, MISSING)
+    try:
+        return operator.attrgetter(setting.name)(owner)
+    except AttributeError:
+        return MISSING
 
 
 def _same(now: object, then: object) -> bool:
@@ -161,8 +164,42 @@ def _globals_of(module: nn.Module, method: str) -> Iterator[Setting]:
         for home in homes:
             if home is None or home.__name__.partition(".")[0] in _PLAIN_MODULES:
                 continue
-            found = [(name, vars(home)[name]) for name in names if name in vars(home)]
-            yield from (Setting(GLOBALS + home.__name__, n, v) for n, v in found if type(v) in _ATOMS)
+            for name in names:
+                yield from _plain_in(home, name, names)
+
+
+def _plain_in(home: types.ModuleType, name: str, names: list[str]) -> Iterator[Setting]:
+    """Yield what is plain in a global, or in the attributes of it that a code names."""
+    value = vars(home).get(name, MISSING)
+    copied = snapshot(value)
+    if copied is not UNPLAIN:
+        if copied is not MISSING and not isinstance(copied, _CODE) and _is_data(copied):
+            yield Setting(GLOBALS + home.__name__, name, copied)
+        return
+    held = held_by_object(value) or {}
+    for inner in held.keys() & set(names):
+        if (copied := snapshot(held[inner])) is not UNPLAIN and _is_data(copied):
+            yield Setting(GLOBALS + home.__name__, f"{name}.{inner}", copied)
+
+
+def _is_data(value: object) -> bool:
+    """Return True if there is no code in a plain value: a registry grows while programs run."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_is_data, value)) if isinstance(value, (tuple, list)) else not isinstance(value, _CODE)
+
+
+def held_by_object(value: object) -> dict[str, object] | None:
+    """Return the attributes of a plain object, as a configuration is one; of others ``None``."""
+    if isinstance(value, _NO_OBJECTS) or type(value).__module__.partition(".")[0] in _PLAIN_MODULES:
+        return None
+    held = getattr(value, "__dict__", None)
+    return held if type(held) is dict else None
+
+
+_NO_OBJECTS: tuple[type, ...] = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+_NO_OBJECTS += (types.MethodType, functools.partial, enum.Enum, BaseException, nn.Module, torch.Tensor)
+_NO_OBJECTS += (dict, list, tuple, set, frozenset, str, int, float)
 
 
 def spaces_of(module: nn.Module, method: str = "forward") -> Iterator[tuple[dict[str, object], list[str]]]:

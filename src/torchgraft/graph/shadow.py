@@ -21,7 +21,7 @@ from torchgraft.graph.clone import pointed_at, pointer
 from torchgraft.graph.hooking import HOOKS, Family, NoHooks, holds_unseen
 from torchgraft.graph.proxy import UnfollowableError
 from torchgraft.graph.settings import Reads
-from torchgraft.graph.watched import STORES, empty_shadow, held_by, ids, is_shadow
+from torchgraft.graph.watched import STORES, empty_shadow, held_by, ids, is_shadow, watch_object
 from torchgraft.graph.watched import mark as mark
 
 
@@ -88,8 +88,14 @@ class Shadows:
                 if self.reads is None and hasattr(type(source), name):  # Python would find that one
                     held[name] = self.watcher.tensor(shadow, name, value)
             else:
-                held[name] = self._value(value)
+                held[name] = made = self._value(value)
+                if self.reads is not None and made is value:
+                    held[name] = watch_object(value, functools.partial(self._read_below, path, name))
         return shadow
+
+    def _read_below(self, path: str, owner: str, name: str, value: object) -> None:
+        if self.reads is not None:
+            self.reads.read(path, f"{owner}.{name}", value)
 
     def check_unwritten(self) -> None:
         """Refuse a run that wrote into a container that a module holds.

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from torchgraft.graph.caches import CACHED
-from torchgraft.graph.settings import MISSING, Reads
+from torchgraft.graph.proxy import UnfollowableError
+from torchgraft.graph.settings import MISSING, Reads, held_by_object
 
 if TYPE_CHECKING:
     from torchgraft.graph.shadow import Shadows
@@ -121,6 +122,47 @@ def _getattribute(self: nn.Module, name: str) -> object:
     if name in held or not hasattr(known, "__get__"):
         _noted(me, name, value)
     return value
+
+
+def watch_object(value: object, note: Callable[[str, object], None]) -> object:
+    """Return a twin of a plain object, as a configuration is one, that tells what is read off it.
+
+    Args:
+        value: anything; what has no attributes of its own is given back as it is.
+        note: takes the name of an attribute and what it is; ``MISSING`` where it is not there.
+    """
+    cls, held = type(value), held_by_object(value)
+    if held is None:
+        return value
+
+    inner: dict[str, object] = {}
+
+    def read(self: object, name: str) -> object:
+        try:
+            found = cls.__getattribute__(self, name)
+        except AttributeError:
+            if not hasattr(cls, "__getattr__"):
+                note(name, MISSING)
+            raise
+        if not name.startswith("__") and (
+            name in held or not hasattr(inspect.getattr_static(cls, name, None), "__get__")
+        ):
+            note(name, found)
+        if name in held and name not in inner:
+            inner[name] = watch_object(found, lambda below, value: note(f"{name}.{below}", value))
+        return inner.get(name, found)
+
+    def write(self: object, name: str, new: object) -> None:  # noqa: ARG001 - the signature is given
+        if held.get(name, MISSING) is not new:
+            raise UnfollowableError(f"it writes {name!r} on a {cls.__name__}, which a graph would lose")
+
+    body = {"__getattribute__": read, "__setattr__": write, "__module__": cls.__module__}
+    try:
+        twin = cls.__new__(type.__new__(type(cls), cls.__name__, (cls,), body))
+    except TypeError:  # it cannot be made without arguments, or has no subclasses
+        return value
+    object.__getattribute__(twin, "__dict__").update(held)
+    return twin
 
 
 def _setattr(self: nn.Module, name: str, value: object) -> None:
