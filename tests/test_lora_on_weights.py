@@ -13,11 +13,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
-from torchgraft import at, freeze, inject, load, pipe, remove, save, set_adapters, wrap
+from torchgraft import at, freeze, inject, load, pipe, remove, save, set_adapters, swap_head, wrap
 from torchgraft.blocks import lora, se
 from torchgraft.blocks.lora import LoRA, WeightLoRA
 from torchgraft.edits.merge_lora import merge_lora
-from torchgraft.errors import GraftError, TargetError
+from torchgraft.errors import GraftError, HeadError, TargetError
 
 
 class Reading(nn.Module):
@@ -251,3 +251,31 @@ def test_a_weight_is_adapted_in_every_way_of_calling():
         model.fc.weight += result.fc_lora.weight()
     assert near(result(x), model(x))
     assert near(result(x, extra), model(x, extra))
+
+
+def test_attention_over_keys_of_another_width_names_what_can_be_adapted():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+
+        def forward(self, x, y):
+            return self.attend(x, y, y)[0]
+
+    given = torch.randn(2, 3, 8), torch.randn(2, 3, 4)
+    with pytest.raises(TargetError) as info:
+        pipe(Crossed(), wrap("attend", lora(2)), example=given)
+    assert info.value.write == 'wrap("attend.out_proj", lora(2))'
+    model = Crossed()
+    result = pipe(model, wrap("attend.out_proj", lora(2)), example=given)
+    assert torch.equal(result(*given), model(*given))
+    assert any("lora" in name for name, _ in result.named_parameters())
+
+
+def test_a_head_under_adapters_says_what_to_do_before():
+    model = pipe(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), wrap("3", lora(2))
+    )
+    with pytest.raises(HeadError, match="merge_lora"):
+        swap_head(5)(model)
+    assert pipe(model, merge_lora(), swap_head(5))(torch.zeros(1, 3, 2, 2)).shape == (1, 5)

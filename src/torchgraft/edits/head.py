@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import nn
 
+from torchgraft.blocks.beside import Adapting
 from torchgraft.blocks.block import Block
 from torchgraft.blocks.parse import parse_block
 from torchgraft.blocks.registry import names
@@ -29,6 +30,10 @@ def _heads(draft: Draft) -> list[Head]:
         return find_heads(draft)
     except AnalysisError as error:
         return heads_of_detector(draft, error)
+    except HeadError as error:
+        if any(isinstance(module, Adapting) for module in draft.root.modules()):
+            error.write = "merge_lora() before, or the adapters behind swap_head"
+        raise
 
 
 @attrs.frozen(repr=False)

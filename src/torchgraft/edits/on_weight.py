@@ -10,7 +10,7 @@ from torchgraft.blocks.block import Block
 from torchgraft.blocks.lora import weight_of
 from torchgraft.blocks.on_weight import adapt
 from torchgraft.edits.placing import register
-from torchgraft.errors import TraceError
+from torchgraft.errors import TargetError, TraceError
 from torchgraft.graph.draft import Call, Draft
 from torchgraft.graph.edges import after, called, insert_child, relative
 from torchgraft.graph.kinds import has_forward, is_unit
@@ -28,6 +28,12 @@ def put_on_weight(draft: Draft, path: str, block: Block, name: str | None) -> bo
     """
     layer = draft.get(path)
     weight = layer._parameters.get(weight_of(layer))
+    if weight is None and isinstance(layer, nn.MultiheadAttention):
+        raise TargetError(
+            f"{path!r} has weights of their own for queries, keys and values of different widths",
+            found="kdim or vdim",
+            write=f'wrap("{path}.out_proj", {block!r})',
+        )
     if weight is None:
         return False
     site = TensorSpec(
