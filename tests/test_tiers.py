@@ -886,7 +886,7 @@ def test_a_net_of_fine_maps_alone_has_no_tiers():
     assert explain(finer).tiers is None
 
 
-@pytest.mark.parametrize("block", ["se", "cbam", "self_attention", "simam", "non_local", "basic_residual"])
+@pytest.mark.parametrize("block", ["se", "cbam", "self_attention", "simam", "non_local", "basic_residual", "triplet_attention"])
 def test_what_steps_hang_behind_blocks_is_none_of_them(block):
     def blocks(model: nn.Module) -> list[str]:
         return [one.path for stage in tiers(model).stages for one in stage.blocks]
@@ -901,7 +901,7 @@ def test_what_steps_hang_behind_blocks_is_none_of_them(block):
     assert blocks(pipe(models.swin_t(), wrap("features.5", block))) == blocks(models.swin_t())
 
 
-@pytest.mark.parametrize("block", ["se", "cbam", "self_attention"])
+@pytest.mark.parametrize("block", ["se", "cbam", "self_attention", "triplet_attention"])
 def test_what_steps_hang_behind_a_layer_does_not_end_the_stem(block):
     plain = tiers(models.vgg11())
     edited = tiers(pipe(models.vgg11(), inject("features.10", block)))

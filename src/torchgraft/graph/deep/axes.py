@@ -140,7 +140,7 @@ def _grounded(axes: Axes, image: Axes) -> Axes:
         found[0] = image[0]
     for place in (2, 3):
         side, whole = size(axes[place]), image[place][0]
-        if side > 1 and not any(atom.kind in _PLACES for atom in axes[place]):
+        if side > 1 and all(atom.kind == OTHER for atom in axes[place]):
             found[place] = (Atom(whole.kind, side, Fraction(round(whole.size / side) or 1)),)
     return tuple(found)
 
