@@ -14,8 +14,10 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import psutil
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -23,12 +25,19 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from torchgraft import at, freeze, inject, pipe, replace, swap_head, wrap
 from torchgraft.blocks import se
+from torchgraft.errors import GraftError
+from torchgraft.graph.clone import clone
 from torchgraft.graph.draft import Draft
+from torchgraft.graph.run import run_on_meta
 
 warnings.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 STAGES = {"resnet50": "layer4", "swin_t": "features.7", "efficientnet_v2_s": "features.6"}
 CPUS = os.cpu_count()
+
+
+from zoo import families  # noqa: E402 - lies beside the tests
 
 
 def clock(function: Callable[[], object]) -> float:
@@ -63,6 +72,51 @@ def building() -> list[str]:
         )
         rows.append(
             f"| build `{name}` | {value:.2f} | at most 0.35 | {ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms |"
+        )
+    return rows
+
+
+def checking() -> list[str]:
+    """Time edits of a forward, which is compared with its graph before, and without that comparison."""
+    model = torchvision.models.resnet50().eval()
+
+    def unchecked() -> None:
+        with mock.patch("torchgraft.graph.draft.check_level", return_value=True):
+            pipe(model, inject("layer3", se))
+
+    value, ours, theirs = ratio(lambda: pipe(model, inject("layer3", se)), unchecked, 15)
+    return [
+        f"| edit of the root of `resnet50`, against one that is not checked | {value:.2f} | - | {ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms |"
+    ]
+
+
+def swapping() -> list[str]:
+    """Clone, pipe and swap the head of one model of each file of timm, against a run on meta tensors."""
+    piped, swapped = {}, {}
+    for name in families():
+        model = timm.create_model(name, pretrained=False).eval()
+        shape = model.pretrained_cfg["input_size"]
+        given = (torch.empty(2, *shape, device="meta"),)
+        piped[name] = ratio(lambda m=model: pipe(m), lambda m=model: clone(m), 5)[0]
+        cloning = statistics.median(clock(lambda m=model: clone(m)) for _ in range(5))
+        try:
+            _, ours, running = ratio(
+                lambda m=model: pipe(m, swap_head(10)),
+                lambda m=model, g=given: run_on_meta(m, g, training=False),
+                3,
+            )
+        except GraftError:
+            continue  # no classifier
+        swapped[name] = (ours - cloning) / running
+    rows = []
+    for what, found, limit in (
+        ("`pipe(m)` against cloning", piped, 2.0),
+        ("`swap_head(10)` less cloning, against a run on meta tensors", swapped, 1.5),
+    ):
+        worst = max(found, key=found.get)
+        over = sum(value > limit for value in found.values())
+        rows.append(
+            f"| {what}, {len(found)} models of timm | {statistics.median(found.values()):.2f} | at most {limit} | {over} above, the most `{worst}` with {found[worst]:.2f} |"
         )
     return rows
 
@@ -202,7 +256,18 @@ def main() -> None:
         "|---|---|---|---|",
     ]
     rows = []
-    for part in (memory, building, many, adapting, forwards, growth, selecting, importing):
+    for part in (
+        memory,
+        building,
+        checking,
+        swapping,
+        many,
+        adapting,
+        forwards,
+        growth,
+        selecting,
+        importing,
+    ):
         for row in part():
             print(row, flush=True)
             rows.append(row)

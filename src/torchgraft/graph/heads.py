@@ -131,7 +131,7 @@ def find_heads(draft: Draft) -> list[Head]:
         raise HeadError(
             "the model has heads of different kinds",
             found=", ".join(f"{head.path} ({head.classes})" for head in heads),
-            write=_exchange(heads[0]),
+            write=_exchange(max(heads, key=lambda head: head.classes)),
         )
     return heads
 
