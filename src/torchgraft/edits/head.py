@@ -185,7 +185,7 @@ def _check_count(draft: Draft, heads: list[Head], classes: int) -> None:
     Raises:
         HeadError: it does not run with another number, or gives something of another shape.
     """
-    held = [(head, place) for head in heads if head.classes != classes for place in head.counts()]
+    held = [(head, place) for head in heads if head.classes != classes for place in head.counts(draft)]
     if not held:
         return
     head, place = held[0]

@@ -52,10 +52,11 @@ class Head:
     behind: tuple[tuple[str, Op], ...] = ()
     each: int = 1
 
-    def counts(self) -> Iterator[str]:
+    def counts(self, draft: Draft) -> Iterator[str]:
         """Yield the places behind it that are told a number like that of the classes."""
         for path, op in self.behind if self.classes > 1 else ():
-            if self.classes in _numbers(op.args):
+            # What flattens has its sizes from what it takes.
+            if self.classes in _numbers(op.args) and not isinstance(draft.get(path), nn.Flatten):
                 yield f"{path}.{op.name}".lstrip(".")
 
     def meets(self, other: Head) -> bool:
