@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from checks import close, compiles, exports, run
+from checks import close, compiles, exports, flat, run
 from nets import ByMode, Small
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.models import resnet18
 
-from torchgraft import freeze, pipe, swap_head, wrap
+from torchgraft import features, freeze, inject, pipe, swap_head, wrap
 from torchgraft.blocks import se
 
 
@@ -106,3 +106,22 @@ def test_a_copy_of_a_wrapper_is_the_wrapper(small, images):
         with torch.no_grad():
             next(twin.parameters()).zero_()
         assert not next(result.parameters()).eq(0).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (),
+        (swap_head(3),),
+        (freeze("**"),),
+        (features("layer2", "layer3"),),
+        (inject("layer2", nn.Identity()),),
+        *((wrap("layer2", block),) for block in ("se", "eca", "cbam", "adapter", "layer_scale")),
+    ],
+    ids=repr,
+)
+def test_results_can_be_scripted_where_the_model_can(steps):
+    result, x = pipe(resnet18(num_classes=5).eval(), *steps), torch.rand(2, 3, 32, 32)
+    for one, other in zip(flat(torch.jit.script(result)(x)), flat(result(x)), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import copy
+import fractions
+import functools
+import inspect
 import itertools
 import pickle
 import types
 
+import numpy as np
 import pytest
 import torch
 from checks import run, same
@@ -22,6 +27,7 @@ from torchgraft import edit, explain, freeze, inject, pipe, swap_head, tiers, tr
 from torchgraft.blocks import layer_scale, se
 from torchgraft.errors import SpecialisedError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
+from torchgraft.graph.level import state_of
 from torchgraft.graph.names import node_names
 
 
@@ -406,6 +412,96 @@ def test_what_configurations_and_globals_say_can_be_set(images, monkeypatch):
             change(result)
             assert same(result(images), model(images))
         monkeypatch.undo()
+
+
+class Holder:
+    """An object with nothing that can be compared."""
+
+    __slots__ = ("gain",)
+
+    def __init__(self, gain):
+        self.gain = gain
+
+    def get(self):
+        return self.gain
+
+
+HELD = {
+    "partial": lambda gain: functools.partial(float, gain),
+    "method": lambda gain: Holder(gain).get,
+    "named tuple": lambda gain: inspect.Attribute("gain", gain, None, None),
+    "object": Holder,
+    "objects": lambda gain: [Holder(gain)],
+    "default dict": lambda gain: collections.defaultdict(int, gain=gain),
+    "queue": lambda gain: collections.deque([gain]),
+    "slice": lambda gain: slice(gain, 9),
+    "number": np.float32,
+    "array": lambda gain: np.array([gain]),
+    "fraction": lambda gain: fractions.Fraction(int(gain)),
+    "tensors": lambda gain: [torch.tensor(gain)],
+    "dict of tensors": lambda gain: {"gain": torch.tensor(gain)},
+}
+
+
+def gain_of(held):
+    match held:
+        case Holder():
+            return held.gain
+        case dict():
+            return held["gain"]
+        case slice():
+            return held.start
+        case inspect.Attribute():
+            return held.kind
+        case [first] | collections.deque([first]):
+            return gain_of(first)
+        case np.ndarray():
+            return float(held[0])
+        case torch.Tensor():
+            return held
+    return float(held() if callable(held) else held)
+
+
+class Holding(nn.Module):
+    """A forward that reads something off the module."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.conv, self.held = nn.Conv2d(3, 4, 3), held
+
+    def forward(self, x):
+        return self.conv(x) * gain_of(self.held)
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_whatever_a_forward_reads_can_be_exchanged(kind, images):
+    model = Holding(HELD[kind](2.0))
+    result = pipe(model, inject("conv", nn.Identity()))
+    copies = [result, copy.deepcopy(result), pickle.loads(pickle.dumps(result)), pipe(result, freeze("conv"))]
+    for one in copies:
+        assert same(one(images), model(images))
+        assert len(state_of(one).patterns) == 1  # the graph of the original holds for it
+    for one in (model, *copies):
+        one.held = HELD[kind](3.0)
+    for one in copies:
+        assert same(one(images), model(images))
+
+
+def test_slices_and_copies_of_containers_are_followed(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = nn.ModuleList(nn.Conv2d(3, 3, 3) for _ in range(3))
+            self.row = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x):
+            for step in [*self.steps[1:], *self.steps[::-1]]:
+                x = step(x)
+            return self.row[:-1](x) + type(self.row)(self.row[0], self.row[2])(x)
+
+    model = Net()
+    for step in (inject("steps.1", nn.Identity()), inject("row.0", nn.Identity()), wrap("row.2", "se")):
+        assert same(pipe(model, step)(images), model(images))
 
 
 def test_a_forward_that_counts_on_an_object_is_not_edited(images):

@@ -886,7 +886,9 @@ def test_a_net_of_fine_maps_alone_has_no_tiers():
     assert explain(finer).tiers is None
 
 
-@pytest.mark.parametrize("block", ["se", "cbam", "self_attention", "simam", "non_local", "basic_residual", "triplet_attention"])
+@pytest.mark.parametrize(
+    "block", ["se", "cbam", "self_attention", "simam", "non_local", "basic_residual", "triplet_attention"]
+)
 def test_what_steps_hang_behind_blocks_is_none_of_them(block):
     def blocks(model: nn.Module) -> list[str]:
         return [one.path for stage in tiers(model).stages for one in stage.blocks]

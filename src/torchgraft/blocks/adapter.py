@@ -40,7 +40,8 @@ class Bottleneck(Adapting):
     def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what is added to ``y``, from ``n c ...`` or ``n ... c``."""
         if self.axis == -1:
-            return self.up(F.relu(self.down(x)))  # type: ignore[no-any-return]  # a layer gives a tensor
+            made: torch.Tensor = self.up(F.relu(self.down(x)))
+            return made
         places = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # also of an empty batch
         made: torch.Tensor = self.up(F.relu(self.down(places)))
         return made.reshape_as(y)

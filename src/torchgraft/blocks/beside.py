@@ -18,6 +18,7 @@ BESIDE = Contract("keeps the shape; what its target takes has to fit", lambda sh
 class Adapting(nn.Module):
     """What adapts a model, and can be switched off."""
 
+    __constants__ = ["enabled"]
     enabled = True
 
 

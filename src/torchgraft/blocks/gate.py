@@ -29,7 +29,7 @@ def spread(factors: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if has_torch_function((factors, x)):  # as torch's own functions do: one step to what traces it
         traced: torch.Tensor = handle_torch_function(spread, (factors, x), factors, x)
         return traced
-    return factors.reshape(*factors.shape[:2], *(1,) * (x.ndim - 2))
+    return factors.reshape(list(factors.shape[:2]) + [1] * (x.ndim - 2))
 
 
 def zero(layer: nn.Module) -> None:

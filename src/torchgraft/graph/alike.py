@@ -14,7 +14,7 @@ from torch import nn
 
 from torchgraft.graph.clone import copy_graph
 from torchgraft.graph.hooking import HOOKS
-from torchgraft.graph.settings import UNPLAIN, settings_hold, snapshot
+from torchgraft.graph.settings import UNPLAIN, is_plain, settings_hold, snapshot
 from torchgraft.graph.trace import Traced
 from torchgraft.graph.watched import STORES
 
@@ -66,9 +66,15 @@ def _module(module: nn.Module, seen: dict[int, int]) -> object:
     others = [
         (name, _tensor(value, seen) if isinstance(value, torch.Tensor) else seen.get(id(value), id(value)))
         for name, value in held.items()
-        if name not in STORES and (snapshot(value) is UNPLAIN or (name in HOOKS and value))
+        if name not in STORES and (not _is_compared(value) or (name in HOOKS and value))
     ]
     return type(module), module.training, tuple(tensors), tuple(children), tuple(others)
+
+
+def _is_compared(value: object) -> bool:
+    """Return True if a value is compared as a whole wherever a forward reads it."""
+    copied = snapshot(value)
+    return copied is not UNPLAIN and is_plain(copied)
 
 
 def _tensor(tensor: torch.Tensor | None, seen: dict[int, int]) -> object:

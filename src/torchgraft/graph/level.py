@@ -30,6 +30,7 @@ from torchgraft.graph.dispatch import (
 from torchgraft.graph.following import follow_again, follow_alone
 from torchgraft.graph.pattern import Pattern
 from torchgraft.graph.rewrites import Rewrite
+from torchgraft.graph.settings import rebind_settings
 from torchgraft.graph.trace import Traced
 from torchgraft.graph.watched import is_shadow, mark
 
@@ -83,7 +84,7 @@ class Level(fx.GraphModule):
     if TYPE_CHECKING:  # TorchScript would try to understand the annotation
         _origin: ClassVar[type[nn.Module]]
 
-    __jit_unused_properties__ = ["graph", "graphs", "code", "_graph", "_boxed_call"]
+    __jit_unused_properties__ = ["graph", "graphs", "code", "_graph", "_boxed_call", "__deepcopy__"]
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Make an instance of the class that the module had: levels are made from modules alone."""
@@ -143,6 +144,7 @@ class Level(fx.GraphModule):
     def _ready(self) -> None:
         """Bring a copy into the state that the level was in."""
         for pattern in state_of(self).patterns:
+            pattern.settings = rebind_settings(self, pattern.settings)
             for graph in pattern.graphs:
                 graph.owning_module = self
         if runs_graph(self):

@@ -16,7 +16,7 @@ from torchgraft.graph.graph_rows import read_rows, write_rows
 from torchgraft.graph.guard import are_counted, baked, counted, is_same, passed_on
 from torchgraft.graph.hooking import run_quietly
 from torchgraft.graph.proxy import tensors_in
-from torchgraft.graph.settings import GLOBALS, Setting, settings_hold
+from torchgraft.graph.settings import GLOBALS, Kept, Setting, is_plain, settings_hold
 from torchgraft.graph.trace import Traced
 
 _MOST_SIZES = 64
@@ -84,7 +84,9 @@ class Pattern:
 
     def __reduce__(self) -> tuple[object, ...]:
         train = None if self.train is self.evaluate else write_rows(self.train)
-        return _read_back, (write_rows(self.evaluate), train, self.inlined, self.settings, self.sized)
+        # Which objects there are is found out again where it is read.
+        settings = tuple(s if is_plain(s.value) else attrs.evolve(s, value=Kept(None)) for s in self.settings)
+        return _read_back, (write_rows(self.evaluate), train, self.inlined, settings, self.sized)
 
     # Does it hold? -----------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import inspect
 import operator
 import sys
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
@@ -72,6 +72,8 @@ def read_setting(level: nn.Module, setting: Setting) -> object:
 
 
 def _same(now: object, then: object) -> bool:
+    if isinstance(then, (Kept, Parts)):
+        return then.holds(now)
     kind = type(then)
     if type(now) is not kind:
         return False
@@ -80,6 +82,36 @@ def _same(now: object, then: object) -> bool:
     if kind is dict or kind is OrderedDict:  # in their order, as a forward may go through them
         return _same(list(now.items()), list(then.items()))  # type: ignore[attr-defined]  # of one kind
     return now is then or now == then
+
+
+@attrs.frozen(eq=False)
+class Kept:
+    """An object that is looked into no further: it is the same, or equal as its class has it."""
+
+    value: object
+
+    def holds(self, now: object) -> bool:
+        """Return True if it is still what is there."""
+        if now is self.value:
+            return True
+        if type(now) is not type(self.value) or isinstance(now, torch.Tensor):
+            return False
+        try:
+            return bool(now == self.value)
+        except Exception:  # noqa: BLE001 - what cannot be compared is another one
+            return False
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """A composed value by its parts, as ``parts_of`` gives them."""
+
+    kind: type
+    parts: object
+
+    def holds(self, now: object) -> bool:
+        """Return True if what is there has the same parts."""
+        return type(now) is self.kind and _same(_parts_of(now), self.parts)
 
 
 class Reads:
@@ -142,18 +174,64 @@ _CODE: tuple[type, ...] = (type, types.FunctionType, types.BuiltinFunctionType, 
 
 
 def snapshot(value: object) -> object:
-    """Copy a plain value; anything else gives ``UNPLAIN``."""
+    """Copy a value to compare it later; ``UNPLAIN`` where it need not be: a graph names it by its path."""
+    if isinstance(value, (nn.Module, torch.Tensor)):
+        return UNPLAIN
+    return _copied(value, [_MOST])
+
+
+_MOST = 256
+"""How many items of a container are compared; of a longer one it is which one it is."""
+
+
+def _copied(value: object, room: list[int]) -> object:
     kind = type(value)
+    room[0] -= 1
     if kind in _ATOMS or isinstance(value, _CODE):
         return value
-    if isinstance(value, (tuple, list, set, frozenset)) and kind in (tuple, list, set, frozenset):
-        items = [snapshot(item) for item in value]
-        return UNPLAIN if UNPLAIN in items else kind(items)
-    if isinstance(value, dict) and kind in (dict, OrderedDict):
-        pairs = [(key, snapshot(item)) for key, item in value.items()]
-        plain = all(type(key) in _ATOMS and item is not UNPLAIN for key, item in pairs)
-        return kind(pairs) if plain else UNPLAIN
-    return UNPLAIN
+    if isinstance(value, (set, frozenset)) and all(type(item) in _ATOMS for item in value):
+        return kind(value)  # type: ignore[call-arg]  # a set
+    parts = _parts_of(value)
+    if not isinstance(parts, list) or len(parts) > room[0]:
+        return Kept(value)
+    if kind is dict or kind is OrderedDict:
+        copied = [(key, _copied(item, room)) for key, item in parts]
+        return kind(copied) if all(type(key) in _ATOMS for key, _ in copied) else Kept(value)
+    items = [_copied(item, room) for item in parts]
+    return kind(items) if kind in (tuple, list) else Parts(kind, items)
+
+
+def _parts_of(value: object) -> object:
+    """Return the parts of a composed value as a list, those of a dictionary in pairs; ``None`` of others."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (tuple, list, deque)):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, types.MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, slice):
+        return [value.start, value.stop, value.step]
+    if type(value).__module__ == "numpy":  # arrays and numbers of it: by what they hold
+        return [value.dtype.str, value.tolist()] if value.size < _MOST else None  # type: ignore[attr-defined]  # as both have it
+    return None
+
+
+def is_plain(copied: object) -> bool:
+    """Return True if nothing in a copied value is an object that is looked into no further."""
+    if isinstance(copied, dict):
+        return all(map(is_plain, copied.values()))
+    if isinstance(copied, Parts):
+        return is_plain(copied.parts)
+    return all(map(is_plain, copied)) if isinstance(copied, (tuple, list)) else not isinstance(copied, Kept)
+
+
+def rebind_settings(level: nn.Module, settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Take over which objects a copied level holds: copies of those that were kept."""
+    return tuple(
+        s if is_plain(s.value) else attrs.evolve(s, value=snapshot(read_setting(level, s))) for s in settings
+    )
 
 
 def _globals_of(module: nn.Module, method: str) -> Iterator[Setting]:
@@ -171,22 +249,22 @@ def _globals_of(module: nn.Module, method: str) -> Iterator[Setting]:
 def _plain_in(home: types.ModuleType, name: str, names: list[str]) -> Iterator[Setting]:
     """Yield what is plain in a global, or in the attributes of it that a code names."""
     value = vars(home).get(name, MISSING)
-    copied = snapshot(value)
-    if copied is not UNPLAIN:
-        if copied is not MISSING and not isinstance(copied, _CODE) and _is_data(copied):
-            yield Setting(GLOBALS + home.__name__, name, copied)
-        return
-    held = held_by_object(value) or {}
-    for inner in held.keys() & set(names):
-        if (copied := snapshot(held[inner])) is not UNPLAIN and _is_data(copied):
-            yield Setting(GLOBALS + home.__name__, f"{name}.{inner}", copied)
+    held = held_by_object(value)
+    found = {name: value} if held is None else {f"{name}.{n}": held[n] for n in held.keys() & set(names)}
+    for dotted, item in found.items():
+        if item is not MISSING and _is_data(copied := snapshot(item)):
+            yield Setting(GLOBALS + home.__name__, dotted, copied)
 
 
-def _is_data(value: object) -> bool:
+def _is_data(copied: object) -> bool:
     """Return True if there is no code in a plain value: a registry grows while programs run."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    return all(map(_is_data, value)) if isinstance(value, (tuple, list)) else not isinstance(value, _CODE)
+    if isinstance(copied, dict):
+        copied = list(copied.values())
+    if isinstance(copied, Parts):
+        copied = copied.parts
+    if isinstance(copied, (tuple, list)):
+        return all(map(_is_data, copied))
+    return copied is not UNPLAIN and not isinstance(copied, (*_CODE, Kept))
 
 
 def held_by_object(value: object) -> dict[str, object] | None:

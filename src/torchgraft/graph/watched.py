@@ -71,6 +71,8 @@ def watched(cls: type[nn.Module], *, noted: bool) -> type[nn.Module]:
         cached = {n: f for base in reversed(cls.__mro__) for n, f in vars(base).items() if type(f) is CACHED}
         own = {name: function.__wrapped__ for name, function in cached.items()}
         body = {
+            # Slices and copies that a forward makes of a container are plain ones, of shadows.
+            "__new__": lambda _, *args, **kwargs: cls(*args, **kwargs),
             **(own if noted else {}),
             **_BODY,
             **(_NOTED if noted else {}),
@@ -104,8 +106,8 @@ def _getattr(self: nn.Module, name: str) -> object:
 
 
 def _noted(me: Mark, name: str, value: object) -> object:
-    if me.family.reads is not None:
-        me.family.reads.read(me.path, name, value)
+    if me.family.reads is not None:  # of what the source has: shadows hold copies
+        me.family.reads.read(me.path, name, me.source.__dict__.get(name, value))
     return value
 
 
