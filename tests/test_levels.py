@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import copy
 import fractions
@@ -648,3 +649,58 @@ def test_an_edited_level_is_recorded_in_another_way_of_calling(images):
     once = pipe(Net().eval(), inject("inner.conv", nn.Identity()), example=images)
     assert pipe(once, swap_head(3), example=images).train()(images).shape == (2, 3)
     assert tiers(once.train()) is not None
+
+
+class Within(nn.Module):
+    """A forward that runs a layer in a block, and calls a function that it holds."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(3, 4, 3), block
+        self.functions = {"leaky": functools.partial(F.leaky_relu, negative_slope=0.2), "relu": F.relu}
+
+    def forward(self, x, function="leaky"):
+        with self.block(self, x):
+            y = self.conv(x)
+        return self.functions[function](y).float()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda _, x: torch.autocast("cpu", torch.bfloat16),
+        lambda _, x: torch.autocast("cpu", enabled=False),
+        lambda _, x: torch.autocast(x.device.type, torch.bfloat16),
+        lambda _, x: torch.amp.autocast(device_type=x.device.type, enabled=False),
+        lambda net, x: torch.set_grad_enabled(net.training),
+        lambda _, x: torch.inference_mode(False),
+        lambda _, x: torch.enable_grad(),
+    ],
+)
+def test_blocks_of_modes_are_steps_of_a_graph(block, images):
+    model = Within(block)
+    result = pipe(model, inject("conv", nn.Identity()))
+    for mode in (True, False):
+        for function in ("leaky", "relu"):
+            for around in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16), torch.no_grad()):
+                with around:
+                    made, expected = result.train(mode)(images, function), model.train(mode)(images, function)
+                assert same(made, expected)
+                assert made.requires_grad == expected.requires_grad
+
+
+def test_a_gradient_mode_that_is_set_outside_of_a_block_is_refused(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            torch.set_grad_enabled(False)
+            y = self.conv(x)
+            torch.set_grad_enabled(True)
+            return y
+
+    with pytest.raises(TraceError, match="gradient"):
+        pipe(Net(), inject("conv", nn.Identity()))
+    assert torch.is_grad_enabled()

@@ -39,12 +39,10 @@ class Bottleneck(Adapting):
 
     def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what is added to ``y``, from ``n c ...`` or ``n ... c``."""
-        if self.axis == -1:
-            made: torch.Tensor = self.up(F.relu(self.down(x)))
-            return made
-        places = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # also of an empty batch
-        made: torch.Tensor = self.up(F.relu(self.down(places)))
-        return made.reshape_as(y)
+        on_maps = self.axis != -1
+        taken = x.unsqueeze(-1).flatten(2).unsqueeze(-1) if on_maps else x  # also of an empty batch
+        made: torch.Tensor = self.up(F.relu(self.down(taken)))
+        return made.reshape_as(y) if on_maps else made
 
 
 class Adapter(Bottleneck):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import random
 import re
@@ -26,12 +27,11 @@ from torch.utils._device import _device_constructors
 
 from torchgraft.graph import proxy as px
 from torchgraft.graph.caches import CACHED
+from torchgraft.graph.modes import GIVEN, PATCHING, settings_of
 from torchgraft.graph.modes import enter as enter_block
 from torchgraft.graph.modes import leave as leave_block
-from torchgraft.graph.modes import settings_of
 from torchgraft.graph.settings import spaces_of
 
-_LOCK = threading.RLock()
 _ACTIVE: list[tuple[int, Recording]] = []
 """The thread that traces and what it records; one at most."""
 
@@ -45,6 +45,7 @@ class Recording(TorchFunctionMode):
         self._paused = False
         self._state = _state()
         self._blocks: list[tuple[object, fx.Proxy]] = []
+        self._begun: list[object] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204 - signature of the base
         kwargs = kwargs or {}
@@ -71,14 +72,29 @@ class Recording(TorchFunctionMode):
 
     def check_state(self) -> None:
         """Refuse an operation under another gradient or autocast mode than that of the caller."""
-        if _state() != self._state:
+        if _state() != self._state or self._begun:
             raise px.UnfollowableError("it runs a part under another gradient, inference or autocast mode")
 
-    def enter(self, context: object, enter: Callable[[object], object]) -> object:
+    def begin(self, context: Any, begin: Callable[..., None], given: dict[str, Any]) -> None:
+        """Make a block that asks for the modes of the caller, or sets one, as it is made."""
+        if isinstance(context, torch.set_grad_enabled):  # it is set where the block is entered
+            context.mode, context.prev = bool(given["mode"]), _is_grad_enabled()
+            self._begun.append(context)
+            return
+        device = given.pop("device_type")
+        given["enabled"] = bool(given.get("enabled", True))
+        with self.paused():
+            begin(context, "cpu" if px.is_proxy(device) else device, **given)
+        vars(context)[GIVEN] = device, given.get("dtype"), given["enabled"], given.get("cache_enabled")
+
+    def enter(self, context: Any, enter: Callable[[object], object]) -> object:
         """Record that a gradient or autocast block begins."""
         found = settings_of(context)
         with self.paused():
             entered = enter(context)
+            if context in self._begun:
+                self._begun.remove(context)
+                torch._C._set_grad_enabled(context.mode)
         self._state = _state()
         if found is None:
             raise px.UnfollowableError(f"it enters a block of the class {type(context).__name__}")
@@ -137,17 +153,22 @@ _FACTORIES = frozenset(
 @contextlib.contextmanager
 def recorded(recording: Recording) -> Iterator[None]:
     """Patch global names for one trace: what is wrapped is recorded, what draws is refused."""
-    with _LOCK:
+    with PATCHING:
         registered = getattr(fx._symbolic_trace, "_wrapped_fns_to_patch", {})
         places = [(names, name, "step") for (_, name), names in registered.items() if name in names]
         places += _imported(recording.tracer.source, recording.tracer.reads.method)
         before = [(names, name, names[name], way) for names, name, way in (*places, *_always())]
         _ACTIVE.append((threading.get_ident(), recording))
         classes = [(cls, cls.__enter__, cls.__exit__) for cls in _BLOCKS]
+        makers: list[tuple[Any, Any]] = [
+            (cls, cls.__init__) for cls in (torch.autocast, torch.set_grad_enabled)
+        ]
         gradient, *autocast = _is_grad_enabled(), *map(_is_autocast_enabled, _DEVICES)
         try:
             for cls, enter, leave in classes:
                 cls.__enter__, cls.__exit__ = _block(enter, leave)
+            for cls, begin in makers:
+                cls.__init__ = _begin(begin)
             for names, name, function, way in before:
                 names[name] = _stand_in(function, way)
             torch.autograd.Function.apply = _apply
@@ -160,6 +181,8 @@ def recorded(recording: Recording) -> Iterator[None]:
                 torch.set_autocast_enabled(device, enabled)
             for cls, enter, leave in classes:
                 cls.__enter__, cls.__exit__ = enter, leave
+            for cls, begin in makers:
+                cls.__init__ = begin
             torch.autograd.Function.apply = _APPLY
             _ACTIVE.pop()
 
@@ -174,7 +197,24 @@ def _apply(cls: Any, *args: object, **kwargs: object) -> object:
     return _APPLY.__get__(None, cls)(*args, **kwargs)
 
 
-_BLOCKS: tuple[Any, ...] = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
+_BLOCKS: tuple[Any, ...] = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled)
+_BLOCKS += (torch.inference_mode, torch.autocast)
+
+
+@functools.lru_cache(maxsize=8)
+def _begin(begin: Callable[..., None]) -> Callable[..., None]:
+    """Make what stands in for the making of a block while a forward is followed."""
+
+    @functools.wraps(begin)
+    def stand_in(self: object, *args: object, **kwargs: object) -> None:
+        recording = _recording_here()
+        if recording is None:
+            return begin(self, *args, **kwargs)
+        given = dict(inspect.signature(begin).bind(self, *args, **kwargs).arguments)
+        given.pop("self")
+        return recording.begin(self, begin, given)
+
+    return stand_in
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torchgraft.graph.caches import fresh_caches
 from torchgraft.graph.clone import clone
 from torchgraft.graph.dry.known import Constants, reads_values, shapes_only
+from torchgraft.graph.modes import no_autocast_on_meta
 from torchgraft.graph.proxy import to_meta
 from torchgraft.graph.shadow import Shadows, mark
 
@@ -94,7 +95,8 @@ def run_on_meta(
     try:  # what a forward draws or seeds is not part of the model
         quiet = torch.random.fork_rng(devices=[])
         known = shapes_only(recorder.constants) if recorder.constants else contextlib.nullcontext()
-        with fresh_caches(model), quiet, torch.no_grad(), torch.device("meta"), known:
+        meta = torch.device("meta")
+        with fresh_caches(model), quiet, torch.no_grad(), no_autocast_on_meta(), meta, known:
             output = shadow(*given, **named)
     except Exception as error:
         vars(error)[_UNTIL] = tuple(recorder.calls)

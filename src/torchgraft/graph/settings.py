@@ -111,7 +111,7 @@ class Parts:
 
     def holds(self, now: object) -> bool:
         """Return True if what is there has the same parts."""
-        return type(now) is self.kind and _same(_parts_of(now), self.parts)
+        return type(now) is self.kind and _same(parts_of(now), self.parts)
 
 
 class Reads:
@@ -191,17 +191,17 @@ def _copied(value: object, room: list[int]) -> object:
         return value
     if isinstance(value, (set, frozenset)) and all(type(item) in _ATOMS for item in value):
         return kind(value)  # type: ignore[call-arg]  # a set
-    parts = _parts_of(value)
-    if not isinstance(parts, list) or len(parts) > room[0]:
+    parts = parts_of(value)
+    if parts is None or len(parts) > room[0]:
         return Kept(value)
     if kind is dict or kind is OrderedDict:
-        copied = [(key, _copied(item, room)) for key, item in parts]
-        return kind(copied) if all(type(key) in _ATOMS for key, _ in copied) else Kept(value)
+        pairs = {key: _copied(item, room) for key, item in value.items()}  # type: ignore[attr-defined]  # a dictionary
+        return kind(pairs) if all(type(key) in _ATOMS for key in pairs) else Kept(value)
     items = [_copied(item, room) for item in parts]
     return kind(items) if kind in (tuple, list) else Parts(kind, items)
 
 
-def _parts_of(value: object) -> object:
+def parts_of(value: object) -> list[object] | None:
     """Return the parts of a composed value as a list, those of a dictionary in pairs; ``None`` of others."""
     if isinstance(value, dict):
         return list(value.items())

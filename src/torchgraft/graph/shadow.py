@@ -20,7 +20,7 @@ from torch import nn
 from torchgraft.graph.clone import pointed_at, pointer
 from torchgraft.graph.hooking import HOOKS, Family, NoHooks, holds_unseen
 from torchgraft.graph.proxy import UnfollowableError
-from torchgraft.graph.settings import Reads
+from torchgraft.graph.settings import Reads, parts_of
 from torchgraft.graph.watched import STORES, empty_shadow, held_by, ids, is_shadow, watch_object
 from torchgraft.graph.watched import mark as mark
 
@@ -179,6 +179,8 @@ def _same(one: object, other: object) -> bool:
     module, shadow = pointed_at(one), pointed_at(other)
     if module is not None and shadow is not None and is_shadow(shadow):
         return mark(shadow).source is module
+    if type(one) is type(other) and isinstance(one, (functools.partial, types.MethodType, slice)):
+        return _same(tuple(parts_of(one) or ()), tuple(parts_of(other) or ()))
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     if type(one) is not type(other) or not isinstance(one, _CONTAINERS):

@@ -92,23 +92,24 @@ def _getattr(self: nn.Module, name: str) -> object:
     me = mark(self)
     for store in ("_parameters", "_buffers"):
         if name in me.source.__dict__[store]:
-            return _noted(me, name, _tensors(self, store)[name])
+            _note(me, name, me.source.__dict__[store][name])
+            return _tensors(self, store)[name]
     children = _children(self)
     if name in children:
-        return _noted(me, name, children[name])
+        _note(me, name, me.source.__dict__["_modules"][name])
+        return children[name]
     if name in me.plain:
         return me.family.watcher.tensor(self, name, me.plain[name])
     try:
         return super(type(self), self).__getattr__(name)  # type: ignore[misc]  # nn.Module has one
     except AttributeError:
-        _noted(me, name, MISSING)
+        _note(me, name, MISSING)
         raise
 
 
-def _noted(me: Mark, name: str, value: object) -> object:
-    if me.family.reads is not None:  # of what the source has: shadows hold copies
+def _note(me: Mark, name: str, value: object) -> None:
+    if me.family.reads is not None and name != _MARK:  # of what the source has: shadows hold copies
         me.family.reads.read(me.path, name, me.source.__dict__.get(name, value))
-    return value
 
 
 def _getattribute(self: nn.Module, name: str) -> object:
@@ -122,7 +123,7 @@ def _getattribute(self: nn.Module, name: str) -> object:
         return held[name]
     value: object = super(type(self), self).__getattribute__(name)
     if name in held or not hasattr(known, "__get__"):
-        _noted(me, name, value)
+        _note(me, name, value)
     return value
 
 
@@ -179,7 +180,7 @@ def _dict(self: nn.Module) -> Mapping[str, object]:
     if me.family.reads is None:
         return held
     for name, value in held.items():
-        _noted(me, name, value)
+        _note(me, name, value)
     return types.MappingProxyType(held)
 
 
