@@ -704,3 +704,59 @@ def test_a_gradient_mode_that_is_set_outside_of_a_block_is_refused(images):
     with pytest.raises(TraceError, match="gradient"):
         pipe(Net(), inject("conv", nn.Identity()))
     assert torch.is_grad_enabled()
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x, other=None, times=1):
+        y = self.norm(self.conv(x))
+        for _ in range(times - 1):
+            y = y * 2
+        return y if other is None else y * 2 if y.dtype is torch.float32 else y * 3
+
+
+def test_each_way_of_calling_is_compared_with_the_forward(images):
+    model = Branching()
+    result = pipe(model, inject("conv", nn.Identity()))
+    assert same(result(images), model(images))
+    with pytest.raises(TraceError, match="does something else"):
+        result(images, images)
+    for times in (2, 1, 3, 2):
+        assert same(result(images, times=times), model(images, times=times))
+
+
+def test_comparing_changes_nothing_that_the_model_holds(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.steps = nn.Conv2d(3, 4, 3), [torch.zeros(1)]
+            self.draws = torch.Generator().manual_seed(0)
+
+        def forward(self, x):
+            return self.conv(x) + self.steps[0].add_(1) + torch.rand((), generator=self.draws)
+
+    model = Net()
+    state = model.draws.get_state()
+    result = pipe(model, inject("conv", nn.Identity()))
+    assert model.steps[0] == result.steps[0] == 0
+    assert torch.equal(state, model.draws.get_state())
+    assert same(result(images), model(images)) or model.draws is result.draws
+
+
+def test_a_forward_that_writes_on_its_class_is_not_edited(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            type(self).calls = getattr(type(self), "calls", 0) + 1
+            return self.conv(x) + type(self).calls
+
+    for _ in range(2):
+        with pytest.raises(TraceError, match="on the class Net"):
+            pipe(Net(), inject("conv", nn.Identity()))
+        assert "calls" not in vars(Net)

@@ -18,12 +18,14 @@ from torchgraft.graph.proxy import holds_proxy, to_meta
 from torchgraft.graph.rewrites import MissingAnchorError, Rewrite
 from torchgraft.graph.runs import Runs, gives_tensors
 from torchgraft.graph.settings import MISSING, read_setting, settings_hold
-from torchgraft.graph.trace import trace_level
+from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.text import kind, literal
 
 EXAMPLE = "_torchgraft_example"
 ADDED = "_torchgraft_added"
 """Attribute of a module with the names of the children that edits added to it."""
+LEVEL = "_torchgraft_level"
+"""Attribute of a level with what it knows of its graphs."""
 Rewrites = Sequence[tuple[Rewrite, frozenset[bool]]]
 
 
@@ -51,6 +53,7 @@ def follow_again(
     given: Arguments | None,
     *,
     method: str = "forward",
+    check: Callable[[nn.Module, Traced, Arguments, str], None] | None = None,
 ) -> tuple[Pattern, bool]:
     """Follow the forward of an edited level for another way of calling it, and edit the graph again.
 
@@ -61,6 +64,7 @@ def follow_again(
         fixed: why that cannot be done again, if so.
         given: the arguments of the call; ``None`` for those that can be left out.
         method: another method to follow; edits that have no place in it are left out.
+        check: compares the graphs, before the edits, with the method on the arguments of the call.
 
     Returns:
         The pattern, and whether an edit shows in it.
@@ -99,6 +103,8 @@ def follow_again(
             lambda child: not gives_tensors(child),
             method,
         )
+    if check is not None and given is not None:
+        run_quietly(check, level, traced, given, method)
     pattern = Pattern.of(traced)
     if not is_forward:
         calls = any(node.op == "call_module" for graph in pattern.graphs for node in graph.nodes)

@@ -27,15 +27,15 @@ from torchgraft.graph.dispatch import (
     methods_with_entries,
     refuse_children,
 )
-from torchgraft.graph.following import follow_again, follow_alone
+from torchgraft.graph.following import LEVEL, follow_again, follow_alone
 from torchgraft.graph.pattern import Pattern
 from torchgraft.graph.rewrites import Rewrite
 from torchgraft.graph.settings import rebind_settings
 from torchgraft.graph.trace import Traced
+from torchgraft.graph.verifying import check_call
 from torchgraft.graph.watched import is_shadow, mark
 
 _MOST_PATTERNS = 8
-_KEY = "_torchgraft_level"
 
 
 @attrs.define(eq=False)
@@ -166,7 +166,7 @@ class Level(fx.GraphModule):
         for name in ("_parameters", "_buffers", "_modules"):
             vars(new)[name] = vars(self)[name].copy()
         state = state_of(self)
-        vars(new)[_KEY] = attrs.evolve(
+        vars(new)[LEVEL] = attrs.evolve(
             state,
             patterns=[copy.deepcopy(p) for p in state.patterns[:1]],
             ways=(),
@@ -187,7 +187,7 @@ class Level(fx.GraphModule):
 
 def state_of(level: nn.Module) -> LevelState:
     """Return what a level knows of its graphs."""
-    return cast("LevelState", vars(level)[_KEY])
+    return cast("LevelState", vars(level)[LEVEL])
 
 
 def runs_graph(module: nn.Module) -> bool:
@@ -250,7 +250,7 @@ def make_level(module: nn.Module, path: str) -> Level:
     held.pop("_graph", None)  # of a GraphModule of another origin
     for name, value in _TEMPLATE.items():
         held.setdefault(name, copy.copy(value))
-    held[_KEY] = LevelState()
+    held[LEVEL] = LevelState()
     object.__setattr__(module, "__class__", level_class(type(module)))
     return cast("Level", module)
 
@@ -299,7 +299,8 @@ def _another_way(level: Level, args: tuple[object, ...], kwargs: dict[str, objec
                 return way.forward(level)
         _check_room(level, state.patterns)
         first = state.patterns[0]
-        pattern, _ = follow_again(level, first, state.rewrites, state.fixed, (args, kwargs))
+        given = (args, kwargs)
+        pattern, _ = follow_again(level, first, state.rewrites, state.fixed, given, check=check_call)
         state.patterns.append(pattern)
         return start_graph(level)[-1].forward(level)
 
@@ -319,7 +320,13 @@ def _method_way(
         _check_room(level, ways)
         try:
             pattern, edited = follow_again(
-                level, state.patterns[0], state.rewrites, state.fixed, (args, kwargs), method=name
+                level,
+                state.patterns[0],
+                state.rewrites,
+                state.fixed,
+                (args, kwargs),
+                method=name,
+                check=check_call,
             )
         except TraceError as error:
             if error.called:
@@ -366,7 +373,7 @@ def _template() -> dict[str, object]:
 
 
 _TEMPLATE = _template()
-_RESERVED = {"_graph", _KEY, "_code"} | set(dir(Level)) - set(dir(nn.Module))
+_RESERVED = {"_graph", LEVEL, "_code"} | set(dir(Level)) - set(dir(nn.Module))
 
 
 def _unpickled(origin: type[nn.Module]) -> Level:

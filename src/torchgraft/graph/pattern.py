@@ -8,6 +8,7 @@ from typing import Self, cast
 import attrs
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_flatten
 
 from torchgraft.errors import SpecialisedError
 from torchgraft.graph.clone import copy_graph
@@ -15,7 +16,6 @@ from torchgraft.graph.evaluate import run_guards
 from torchgraft.graph.graph_rows import read_rows, write_rows
 from torchgraft.graph.guard import are_counted, baked, counted, is_same, passed_on
 from torchgraft.graph.hooking import run_quietly
-from torchgraft.graph.proxy import tensors_in
 from torchgraft.graph.settings import GLOBALS, Kept, Setting, is_plain, settings_hold
 from torchgraft.graph.trace import Traced
 
@@ -119,7 +119,8 @@ class Pattern:
         self, level: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> bool:
         """Return True if the decisions on sizes fall the same way, as far as meta tensors tell."""
-        key = level.training, tuple(_look(t) for t in tensors_in([*args, *kwargs.values()]))
+        leaves, structure = tree_flatten((args, dict(kwargs)))
+        key = level.training, structure, tuple(map(_look, leaves))
         if key in self._known_sizes:
             return True
         try:
@@ -177,8 +178,11 @@ def bind_arguments(
     return bound
 
 
-def _look(tensor: torch.Tensor) -> object:
-    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
+def _look(value: object) -> object:
+    """Return what decisions go by in an argument; of what may be anything, which object it is."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device, value.requires_grad
+    return type(value), value if isinstance(value, (int, float, str)) else id(value)
 
 
 def _read_back(

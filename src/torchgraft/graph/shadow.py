@@ -21,7 +21,15 @@ from torchgraft.graph.clone import pointed_at, pointer
 from torchgraft.graph.hooking import HOOKS, Family, NoHooks, holds_unseen
 from torchgraft.graph.proxy import UnfollowableError
 from torchgraft.graph.settings import Reads, parts_of
-from torchgraft.graph.watched import STORES, empty_shadow, held_by, ids, is_shadow, watch_object
+from torchgraft.graph.watched import (
+    STORES,
+    empty_shadow,
+    held_by,
+    ids,
+    is_shadow,
+    take_back_writes,
+    watch_object,
+)
 from torchgraft.graph.watched import mark as mark
 
 
@@ -105,6 +113,8 @@ class Shadows:
         """
         for shadow in list(self._made.values()):
             me = mark(shadow)
+            if written := take_back_writes(shadow):
+                raise UnfollowableError(f"it writes {min(written)!r} on the class {type(shadow).__name__}")
             for store, made in me.tensors.items():
                 if ids(made) != me.given[store]:
                     raise UnfollowableError(f"it writes into {store} of the module")

@@ -5,21 +5,23 @@ Both run once on throwaway clones, side by side, on random values under one seed
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import attrs
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchgraft.errors import SpecialisedError, TraceError
 from torchgraft.graph.caches import fresh_caches
 from torchgraft.graph.clone import clone
 from torchgraft.graph.dispatch import generate_forward
-from torchgraft.graph.following import ADDED, own_forward
+from torchgraft.graph.following import ADDED, LEVEL, own_forward
 from torchgraft.graph.hooking import HOOKS
 from torchgraft.graph.probe import Arguments, small_guesses
 from torchgraft.graph.run import ModuleCall, Run
@@ -54,36 +56,71 @@ def check_level(
     Raises:
         TraceError: it computes something else.
     """
+    return _check_modes(module, path, traced, functools.partial(_inputs, module, known, run))
+
+
+def check_call(level: nn.Module, traced: Traced, given: Arguments, method: str) -> None:
+    """Check that the graphs of a method compute what the method computes for the arguments of a call.
+
+    Raises:
+        TraceError: they compute something else.
+    """
+    if not issubclass(getattr(type(level), "_origin", type(level)), fx.GraphModule):
+        _check_modes(level, "", traced, lambda called: iter([(given, {path: [] for path in called})]), method)
+
+
+_Inputs = Callable[[Collection[str]], Iterator[tuple[Arguments, Outputs]]]
+
+
+def _check_modes(
+    module: nn.Module, path: str, traced: Traced, inputs: _Inputs, method: str = "forward"
+) -> bool:
     if any(p.is_meta for p in module.parameters()):
         return False  # without values there is nothing to compare
     modes = (module.training,) if traced.train is traced.evaluate else (False, True)
-    return all(_check_mode(module, path, traced, mode, known, run) for mode in modes)
+    with _classes_kept(module, path):
+        return all(_check_mode(module, path, traced, mode, inputs, method) for mode in modes)
+
+
+@contextlib.contextmanager
+def _classes_kept(module: nn.Module, path: str) -> Iterator[None]:
+    """Undo what a run writes on the classes of a module, and refuse a forward that does."""
+    mro = getattr(type(module), "_origin", type(module)).__mro__
+    classes = [(cls, dict(vars(cls))) for cls in mro if cls.__module__.partition(".")[0] != "torch"]
+    changed = ""
+    try:
+        yield
+    finally:
+        for cls, before in classes:
+            for name in [n for n, value in vars(cls).items() if before.get(n, before) is not value]:
+                changed = name
+                if name in before:
+                    setattr(cls, name, before[name])
+                else:
+                    delattr(cls, name)
+    if changed:
+        raise _differs(module, path, f"{changed!r}, which it writes on its class,")
 
 
 def _check_mode(
-    module: nn.Module,
-    path: str,
-    traced: Traced,
-    mode: bool,
-    known: Run | None,
-    run: Callable[[], Run | None],
+    module: nn.Module, path: str, traced: Traced, mode: bool, inputs: _Inputs, method: str
 ) -> bool:
     graph = traced.train if mode else traced.evaluate
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    twin, is_fresh = _twin(module, mode), True
-    for given, outputs in _inputs(module, known, run, called):
+    twin, is_fresh = _twin(module, mode, traced), True
+    for given, outputs in inputs(called):
         try:
-            expected = _run(twin, own_forward(twin), given, outputs)
+            expected = _run(twin, _own(twin, method), given, outputs)
             if not is_fresh:  # another guess may have left something on it
-                twin = _twin(module, mode)
-                expected = _run(twin, own_forward(twin), given, outputs)
+                twin = _twin(module, mode, traced)
+                expected = _run(twin, _own(twin, method), given, outputs)
         except Exception:  # noqa: BLE001 - a guess need not suit a forward
             is_fresh = False
             continue
         code, cause = generate_forward(graph), None
         for again in (expected.seen, []):  # where something differs, without the replays
-            other = _twin(module, mode)
-            vars(other).update(traced.constants)
+            other = _twin(module, mode, traced)
+            vars(other).update({name: _apart(value) for name, value in traced.constants.items()})
             try:
                 difference = _difference(expected, _run(other, code.__get__(other), given, outputs, again))
             except SpecialisedError:
@@ -96,6 +133,10 @@ def _check_mode(
             raise _differs(module, path, difference) from cause
         is_fresh = False
     return False
+
+
+def _own(twin: nn.Module, method: str) -> Callable[..., object]:
+    return own_forward(twin) if method == "forward" else getattr(twin, method)
 
 
 def _inputs(
@@ -127,15 +168,36 @@ def _recorded(module: nn.Module, run: Run) -> Iterator[tuple[Arguments, Outputs]
     yield (own.args, own.kwargs), outputs
 
 
-def _twin(module: nn.Module, mode: bool) -> nn.Module:
+def _twin(module: nn.Module, mode: bool, traced: Traced) -> nn.Module:
     """Return a clone of a level without hooks, and without what edits added."""
     twin = clone(module)
-    for part in twin.modules():
-        for name in HOOKS & vars(part).keys():
-            vars(part)[name] = type(vars(part)[name])()  # hooks are for the model that runs
-        for name in vars(part).get(ADDED, ()):
-            part._modules.pop(name, None)  # a forward does not see what edits added
+    for path, part in twin.named_modules():
+        held = vars(part)
+        for name in HOOKS & held.keys():
+            held[name] = type(held[name])()  # hooks are for the model that runs
+        held.update({n: _apart(v) for n, v in held.items() if isinstance(v, torch.Generator)})
+        graph_runs = getattr(held.get(LEVEL), "runs_graph", False)
+        if not path or not graph_runs or path in traced.enumerated:
+            for name in held.get(ADDED, ()):
+                part._modules.pop(name, None)  # a forward does not see what edits added
+    origin = getattr(type(twin), "_origin", type(twin))
+    if not issubclass(origin, fx.GraphModule):  # with the methods of the class, not with their graphs
+        object.__setattr__(twin, "__class__", origin)
     return twin.train(mode)
+
+
+def _apart(value: object) -> object:
+    """Copy what a run may change: tensors, also in containers, and generators."""
+    return tree_map(
+        lambda v: (
+            v.clone()
+            if isinstance(v, torch.Tensor)
+            else v.clone_state()
+            if isinstance(v, torch.Generator)
+            else v
+        ),
+        value,
+    )
 
 
 def _run(
@@ -206,7 +268,7 @@ class _Watched:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         number = sum(other.path == self.path for other in self.seen)
-        call = _Call(self.path, self.child.training, _copied((args, kwargs)))
+        call = _Call(self.path, self.child.training, _apart((args, kwargs)))
         if self.calls:
             self.seen.append(call)
             known = self.calls[min(number, len(self.calls) - 1)]
@@ -216,7 +278,7 @@ class _Watched:
         kept = self.kept[number] if number < len(self.kept) else call
         if kept.output is not None and kept.training == call.training and _equal(kept.given, call.given):
             self.seen.append(kept)
-            return _copied(kept.output)
+            return _apart(kept.output)
         self.seen.append(call)
         place = len(self.seen) - 1
         held = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
@@ -232,12 +294,8 @@ class _Watched:
         pure = len(set(new)) == len(new) and not set(new) & set(memory[: len(held)])
         pure = pure and versions == [t._version for t in held]
         if pure and torch.equal(state, torch.random.get_rng_state()):
-            self.seen[place] = attrs.evolve(call, output=_copied(output))
+            self.seen[place] = attrs.evolve(call, output=_apart(output))
         return output
-
-
-def _copied(value: object) -> object:
-    return tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, value)
 
 
 def _real(value: object, owner: nn.Module) -> object:
@@ -247,6 +305,8 @@ def _real(value: object, owner: nn.Module) -> object:
     def make(leaf: object) -> object:
         if not isinstance(leaf, torch.Tensor):
             return leaf
+        if not leaf.is_meta:  # of a call
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
         if leaf.is_floating_point() or leaf.is_complex():
             made = torch.randn(leaf.shape, dtype=leaf.dtype, device=device)
         else:

@@ -62,6 +62,7 @@ held_by: Callable[[nn.Module], dict[str, object]] = vars(nn.Module)["__dict__"].
 
 _CLASSES: tuple[WeakKeyDictionary[type, type], ...]
 _CLASSES = WeakKeyDictionary(), WeakKeyDictionary()
+_NAMES: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 
 
 def watched(cls: type[nn.Module], *, noted: bool) -> type[nn.Module]:
@@ -81,7 +82,16 @@ def watched(cls: type[nn.Module], *, noted: bool) -> type[nn.Module]:
         }
         # Past the metaclass and __init_subclass__: a shadow's class is nobody's business.
         known = _CLASSES[noted][cls] = type.__new__(type(cls), cls.__name__, (cls,), body)
+        _NAMES[known] = frozenset(vars(known))
     return known
+
+
+def take_back_writes(shadow: nn.Module) -> set[str]:
+    """Remove what a forward wrote on the class of a shadow, and return the names."""
+    written = vars(type(shadow)).keys() - _NAMES[type(shadow)]
+    for name in written:
+        delattr(type(shadow), name)
+    return written
 
 
 def _call(self: nn.Module, *args: object, **kwargs: object) -> object:
