@@ -522,20 +522,88 @@ def test_a_forward_that_counts_on_an_object_is_not_edited(images):
         pipe(Net(), inject("conv", nn.Identity()))
 
 
-def test_too_many_ways_of_calling_an_edited_forward_are_refused(images):
+def test_patterns_of_an_edited_forward_are_few_and_come_back(images):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
+            self.conv, self.alpha = nn.Conv2d(3, 4, 3), 0.0
 
-        def forward(self, x, mode="0"):
-            return self.conv(x) * int(mode)
+        def forward(self, x):
+            return self.conv(x) * self.alpha
 
-    result = pipe(Net(), inject("conv", nn.Identity()))
-    for number in range(8):
-        result(images, mode=str(number))
-    with pytest.raises(SpecialisedError, match="more than 8 ways"):
-        result(images, mode="8")
+    model = Net()
+    result = pipe(model, inject("conv", nn.Identity()))
+    for alpha in [*range(12), 0, 3]:
+        model.alpha = result.alpha = alpha / 7
+        assert same(result(images), model(images))
+        assert len(state_of(result).patterns) <= 8
+
+
+class Asking(nn.Module):
+    """A forward that asks what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x, scale=1.0):
+        if isinstance(x, (list, tuple)):
+            x = torch.stack(list(x))
+        if hasattr(x, "tensors"):
+            x = x.tensors
+        y = self.conv(x)
+        return y * scale * 2 if isinstance(scale, torch.Tensor) else y * scale
+
+    def predict(self, x):
+        return self(x).softmax(1)
+
+
+def test_the_kind_of_an_argument_is_part_of_a_way_of_calling(images):
+    model = Asking()
+    result = pipe(model, inject("conv", nn.Identity()))
+    boxed = types.SimpleNamespace(tensors=images)
+    calls = [(images, torch.tensor(2.0)), (images, True), (images, 3), (images,), (list(images),)]
+    for given in [*calls, (tuple(images), torch.tensor(3.0)), (boxed,), (images, 2.5)]:
+        assert same(result(*given), model(*given))
+
+
+def test_methods_that_call_the_model_run_its_edits(images):
+    model = Asking()
+    expected = (model.conv(images).tanh()).softmax(1)
+    assert same(pipe(model, inject("conv", nn.Tanh())).predict(images), expected)
+
+
+class Growing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 4, 3), nn.ModuleList([nn.ReLU(), nn.Conv2d(4, 4, 1)])
+        self.row, self.heads = nn.Sequential(nn.Conv2d(4, 4, 1)), nn.ModuleDict({"a": nn.Conv2d(4, 2, 1)})
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.row(x)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+@pytest.mark.parametrize(
+    "step", [inject("stem", nn.Identity()), inject("blocks.0", nn.Identity()), inject("row.0", nn.Identity())]
+)
+def test_children_that_come_and_go_later_are_seen(step, images):
+    model = Growing()
+    result = pipe(model, step)
+    assert same(result(images), model(images))
+    head = nn.Conv2d(4, 3, 1)
+    for change in (
+        lambda net: net.heads.update({"b": head}),
+        lambda net: net.blocks.append(nn.Tanh()),
+        lambda net: net.blocks.__delitem__(1),
+        lambda net: net.row.append(nn.Tanh()),
+    ):
+        change(model)
+        change(result)
+        assert same(result(images), model(images))
 
 
 def test_an_edit_without_a_place_in_another_way_of_calling_is_refused(images):

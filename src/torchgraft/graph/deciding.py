@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from torchgraft.graph import proxy as px
 from torchgraft.graph.caches import empty_filled, empty_holding
-from torchgraft.graph.guard import guard
+from torchgraft.graph.guard import guard, typed
 from torchgraft.graph.whereabouts import NAMED, Lines, line_of_forward, traced_for
 
 
@@ -31,6 +31,7 @@ class Decider(fx.proxy.TracerBase):
         self.path = path
         self.values: dict[fx.Node, object] = {}
         self._hashed = False
+        self._typed: set[fx.Node] = set()
         self._ran: dict[types.CodeType, dict[str, object]] = {}
         self._asked: list[tuple[object, fx.Node]] = []
 
@@ -51,8 +52,12 @@ class Decider(fx.proxy.TracerBase):
         value, node = self.value(proxy.node), proxy.node
         if value is px.UNKNOWN:
             raise px.NeedsValues
-        if read is type and (isinstance(value, torch.Tensor) or node.op != "placeholder"):
-            return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+        if read is type:
+            kind = torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+            if node.op == "placeholder" and node not in self._typed:
+                self._typed.add(node)
+                self.create_proxy("call_function", typed, (proxy, kind, str(node.target)), {})
+            return kind
         if isinstance(value, torch.Tensor) and read is not len:
             if read is hash:
                 self._hashed = True
@@ -61,7 +66,7 @@ class Decider(fx.proxy.TracerBase):
         answer = read(value)
         self._hashed |= read is hash
         expected = value if read is hash else answer
-        if read in (len, int, str, type, list):
+        if read in (len, int, str, list):
             node = self.create_proxy("call_function", read, (proxy,), {}).node
         said = self.said()
         self.create_proxy("call_function", guard, (self.proxy(node), expected, said), {})

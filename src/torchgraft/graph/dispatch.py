@@ -10,7 +10,7 @@ from typing import cast
 
 import attrs
 from torch import fx, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from torchgraft.graph.arguments import spell_keywords
 from torchgraft.graph.modes import enter, unwinding
@@ -102,17 +102,26 @@ def refuse_children(function: Forward, error: Exception) -> Forward:
 
     def watched(self: nn.Module, *args: object, **kwargs: object) -> object:
         children = {id(part) for part in self.modules()} - {id(self)}
-        thread = threading.get_ident()
+        thread, running = threading.get_ident(), [0]
 
-        def hook(module: nn.Module, _: object) -> None:
-            if id(module) in children and threading.get_ident() == thread:
-                raise error
+        def enter(module: nn.Module, _: object) -> None:
+            if threading.get_ident() == thread:
+                running[0] += module is self  # its forward calls the children with the edits
+                if id(module) in children and not running[0]:
+                    raise error
 
-        handle = register_module_forward_pre_hook(hook)
+        def leave(module: nn.Module, *_: object) -> None:
+            running[0] -= module is self and threading.get_ident() == thread
+
+        handles = (
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        )
         try:
             return function(self, *args, **kwargs)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     return watched
 

@@ -33,6 +33,7 @@ from torchgraft.graph.rewrites import Rewrite
 from torchgraft.graph.run import ModuleCall, Run
 from torchgraft.graph.runs import Runs, gives_tensors
 from torchgraft.graph.sealing import check_names, check_runs
+from torchgraft.graph.settings import renew_children
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
 from torchgraft.graph.verifying import check_level
@@ -270,6 +271,10 @@ class Draft(Tree):
         self.order()
         for level in self._dirty.values():
             check_names(level)
+        for module in self.root.modules():
+            if runs_graph(module):
+                first = state_of(module).patterns[0]
+                first.settings = renew_children(module, first.settings)
         self._compile()
         if self.reshaped:
             check_runs(self.root, self._source, self.example, self.steps)

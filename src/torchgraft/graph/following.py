@@ -17,13 +17,11 @@ from torchgraft.graph.probe import Arguments, Example, arguments_of
 from torchgraft.graph.proxy import holds_proxy, to_meta
 from torchgraft.graph.rewrites import MissingAnchorError, Rewrite
 from torchgraft.graph.runs import Runs, gives_tensors
-from torchgraft.graph.settings import MISSING, read_setting, settings_hold
+from torchgraft.graph.settings import ADDED, MISSING, read_setting, settings_hold
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.text import kind, literal
 
 EXAMPLE = "_torchgraft_example"
-ADDED = "_torchgraft_added"
-"""Attribute of a module with the names of the children that edits added to it."""
 LEVEL = "_torchgraft_level"
 """Attribute of a level with what it knows of its graphs."""
 Rewrites = Sequence[tuple[Rewrite, frozenset[bool]]]

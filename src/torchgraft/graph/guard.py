@@ -92,6 +92,31 @@ def are_counted(values: Sized, expected: int | tuple[str, ...]) -> bool:
 
 
 @fx.wrap
+def typed(value: object, expected: type, name: str) -> None:
+    """Raise when an argument is of another kind than one that the forward was traced with.
+
+    Args:
+        value: the argument of this call.
+        expected: ``torch.Tensor`` for any tensor, else the class of the argument at tracing.
+        name: name of the parameter.
+
+    Raises:
+        SpecialisedError: the argument is of another kind.
+    """
+    if not is_typed(value, expected):
+        raise SpecialisedError(
+            f"this forward was traced with a {expected.__name__} for {name!r}",
+            found=f"{name} is a {type(value).__name__}",
+            write=f"the edit with example={{..., {name!r}: <the value>}}",
+        )
+
+
+def is_typed(value: object, expected: type) -> bool:
+    """Return True if an argument is of the kind that it had at tracing."""
+    return isinstance(value, torch.Tensor) if expected is torch.Tensor else type(value) is expected
+
+
+@fx.wrap
 def passed_on(value: object, name: str) -> None:
     """Raise when an argument is ``None`` where the forward was traced with data.
 

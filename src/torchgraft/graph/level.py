@@ -11,13 +11,12 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import attrs
 from torch import fx, nn
 
-from torchgraft.errors import SpecialisedError, TraceError
+from torchgraft.errors import TraceError
 from torchgraft.graph.arguments import spell_keywords
 from torchgraft.graph.dispatch import (
     Forward,
@@ -297,7 +296,7 @@ def _another_way(level: Level, args: tuple[object, ...], kwargs: dict[str, objec
         ) in state.ways:  # another thread may have been first; and what is fixed guards sizes as it runs
             if way.fits(level, args, kwargs, sizes=not state.fixed):
                 return way.forward(level)
-        _check_room(level, state.patterns)
+        _make_room(state.patterns)
         first = state.patterns[0]
         given = (args, kwargs)
         pattern, _ = follow_again(level, first, state.rewrites, state.fixed, given, check=check_call)
@@ -317,7 +316,7 @@ def _method_way(
                 return None if way is None else way.forward(level)
         if name in state.watched:
             return state.watched[name]
-        _check_room(level, ways)
+        _make_room(ways)
         try:
             pattern, edited = follow_again(
                 level,
@@ -338,13 +337,10 @@ def _method_way(
         return None if ways[-1] is None else ways[-1].forward(level)
 
 
-def _check_room(level: Level, known: Sequence[object]) -> None:
-    if len(known) >= _MOST_PATTERNS:
-        raise SpecialisedError(
-            f"{type(level).__name__} was edited and is called in more than {_MOST_PATTERNS} ways",
-            found=", ".join(dict.fromkeys(s.name for p in state_of(level).patterns for s in p.settings)),
-            write="a forward that decides less, or an edit outside of it",
-        )
+def _make_room(known: list[Any]) -> None:
+    """Forget the oldest pattern, but for the first, which edits write into; it is found again at need."""
+    while len(known) >= _MOST_PATTERNS:
+        del known[1]
 
 
 def _pattern_of_now(level: Level) -> Pattern:

@@ -14,7 +14,7 @@ from torchgraft.errors import SpecialisedError
 from torchgraft.graph.clone import copy_graph
 from torchgraft.graph.evaluate import run_guards
 from torchgraft.graph.graph_rows import read_rows, write_rows
-from torchgraft.graph.guard import are_counted, baked, counted, is_same, passed_on
+from torchgraft.graph.guard import are_counted, baked, counted, is_same, is_typed, passed_on, typed
 from torchgraft.graph.hooking import run_quietly
 from torchgraft.graph.settings import GLOBALS, Kept, Setting, is_plain, settings_hold
 from torchgraft.graph.trace import Traced
@@ -101,7 +101,7 @@ class Pattern:
         """Return what a graph checks of its arguments."""
         found: list[Check] = []
         for node in graph.nodes:
-            if node.target in (baked, counted, passed_on):
+            if node.target in (baked, counted, passed_on, typed):
                 given = cast("fx.Node", node.args[0])
                 item = () if given.op == "placeholder" else given.args[1:]
                 name = str(given.target if not item else cast("fx.Node", given.args[0]).target)
@@ -145,6 +145,9 @@ def checks_hold(checks: tuple[Check, ...], given: Mapping[str, object]) -> bool:
                 return False
         elif function is counted:
             if not are_counted(value, expected):  # type: ignore[arg-type]  # variable arguments
+                return False
+        elif function is typed:
+            if not is_typed(value, expected):  # type: ignore[arg-type]  # a class
                 return False
         elif value is None:
             return False

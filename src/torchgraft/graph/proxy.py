@@ -74,6 +74,8 @@ class Proxy(fx.Proxy):
         value = self._decider.value(self.node)
         if value is UNKNOWN and not hasattr(torch.Tensor, name):
             raise NeedsValues
+        if value is not UNKNOWN and not hasattr(torch.Tensor, name):
+            self._decider.decide(self, type)  # others have it, or have it not
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         if value is not UNKNOWN and getattr(value, name) is None:

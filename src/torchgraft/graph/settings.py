@@ -23,6 +23,12 @@ GLOBALS = "<globals>"
 """Begins the path of a value of a Python module; its name follows."""
 
 
+ADDED = "_torchgraft_added"
+"""Attribute of a module with the names of the children that edits added to it."""
+CHILDREN = "<children>"
+"""Stands for the names of the children that a forward went through, without those."""
+
+
 class Missing(enum.Enum):
     """Stands for an attribute that is not there, which a forward may ask for too."""
 
@@ -65,10 +71,18 @@ def read_setting(level: nn.Module, setting: Setting) -> object:
     elif setting.path:
         for part in setting.path.split("."):
             owner = getattr(owner, part, MISSING)
+    if setting.name == CHILDREN:
+        return names_of_children(owner)
     try:
         return operator.attrgetter(setting.name)(owner)
     except AttributeError:
         return MISSING
+
+
+def names_of_children(module: object) -> object:
+    """Return the names of the children that a forward knows of."""
+    added = getattr(module, ADDED, ())
+    return tuple([name for name in getattr(module, "_modules", ()) if name not in added])
 
 
 def _same(now: object, then: object) -> bool:
@@ -153,9 +167,10 @@ class Reads:
         """Name the children of a module that forwards do not see."""
         return self._hidden.get(id(module), frozenset())
 
-    def went_through(self, path: str) -> None:
+    def went_through(self, path: str, names: tuple[str, ...]) -> None:
         """Take note that a forward goes through the children of a module."""
         self._enumerated.add(path)
+        self._settings[path, CHILDREN] = Setting(path, CHILDREN, names)
 
     def read(self, path: str, name: str, value: object) -> None:
         """Take note that a forward reads an attribute of a module."""
@@ -225,6 +240,11 @@ def is_plain(copied: object) -> bool:
     if isinstance(copied, Parts):
         return is_plain(copied.parts)
     return all(map(is_plain, copied)) if isinstance(copied, (tuple, list)) else not isinstance(copied, Kept)
+
+
+def renew_children(level: nn.Module, settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Take over which children there are after an edit, which has changed the graph for them."""
+    return tuple(attrs.evolve(s, value=read_setting(level, s)) if s.name == CHILDREN else s for s in settings)
 
 
 def rebind_settings(level: nn.Module, settings: Sequence[Setting]) -> tuple[Setting, ...]:

@@ -181,9 +181,9 @@ class Tracer(Decider):
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Record the call of a child."""
         me = mark(shadow)
-        self.reads.called = True
         if not me.path:
             raise px.UnfollowableError("it calls the module itself")
+        self.reads.called = True
         if self.example is None:
             with self._recording.paused():
                 asked = self.reads.gives_none(me.source)

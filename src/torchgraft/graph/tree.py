@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from torchgraft.errors import NameClashError, OptionError, TargetError
-from torchgraft.graph.following import ADDED
 from torchgraft.graph.outline import named_tensors
+from torchgraft.graph.settings import ADDED
 from torchgraft.text import kind, literal, near, plural
 
 

@@ -21,10 +21,11 @@ from torchgraft.errors import SpecialisedError, TraceError
 from torchgraft.graph.caches import fresh_caches
 from torchgraft.graph.clone import clone
 from torchgraft.graph.dispatch import generate_forward
-from torchgraft.graph.following import ADDED, LEVEL, own_forward
+from torchgraft.graph.following import LEVEL, own_forward
 from torchgraft.graph.hooking import HOOKS
 from torchgraft.graph.probe import Arguments, small_guesses
 from torchgraft.graph.run import ModuleCall, Run
+from torchgraft.graph.settings import ADDED
 from torchgraft.graph.trace import Traced
 from torchgraft.graph.whereabouts import place
 

@@ -216,8 +216,9 @@ class _Children(dict[str, nn.Module | None]):
 
     def __init__(self, me: Mark, reads: Reads) -> None:
         hidden = reads.hidden(me.source)
-        super().__init__({name: child for name, child in (me.children or {}).items() if name not in hidden})
-        self.told = functools.partial(reads.went_through, me.path)
+        shown = {name: child for name, child in (me.children or {}).items() if name not in hidden}
+        super().__init__(shown)
+        self.told = functools.partial(reads.went_through, me.path, tuple(shown))
 
 
 def _telling(name: str) -> Callable[..., object]:
