@@ -80,6 +80,7 @@ class Draft(Tree):
         self._compared: set[object] = set()
         self._dirty: dict[int, Level] = {}
         self._stale: dict[int, Level] = {}
+        self._values: dict[fx.Graph, dict[fx.Node, object]] = {}
         self._index: dict[str, dict[str, list[Call]]] = {}
 
     # Looking -----------------------------------------------------------------------------
@@ -183,9 +184,11 @@ class Draft(Tree):
         calls = self.record(owner)
         if not calls:
             raise AnalysisError(f"no run of the model calls {owner!r}", found="shapes there are unknown")
-        while self._stale:  # a node may call a level that was edited since
-            start_graph(self._stale.popitem()[1])
-        return node_value(node, calls[0], self.get(owner))
+        level = self.get(owner)
+        for key, stale in list(self._stale.items()):  # a node may call a level that was edited since
+            if stale is not level:
+                start_graph(self._stale.pop(key))
+        return node_value(node, calls[0], level, self._values.setdefault(node.graph, {}))
 
     # Editing -----------------------------------------------------------------------------
 
@@ -242,6 +245,7 @@ class Draft(Tree):
     def changed(self) -> None:
         """Forget where modules are called; to be said when calls came or went."""
         self._index.clear()
+        self._values.clear()
         self.runs.renew()
 
     def forget(self, path: str = "") -> None:
@@ -315,8 +319,14 @@ class Draft(Tree):
                         ) from stopped
                     self._written(owner)
 
+    def exchange(self, path: str, new: nn.Module) -> None:
+        """Put another module in the place of one, under each of its names."""
+        super().exchange(path, new)
+        self._values.clear()
+
     def rerun(self) -> None:
         """Forget what runs told; the next one is of the model as edited so far."""
+        self._values.clear()
         self.runs = Runs(self.runnable, self.example, edited=True)
 
     # Inside ------------------------------------------------------------------------------

@@ -55,18 +55,21 @@ def _compute(
         return node.target(*args, **kwargs)  # type: ignore[operator]  # a function
 
 
-def node_value(node: fx.Node, call: ModuleCall, owner: nn.Module) -> object:
+def node_value(node: fx.Node, call: ModuleCall, owner: nn.Module, known: dict[fx.Node, object]) -> object:
     """Compute a node of a level from the arguments of a call of that level.
 
     Args:
         node: the node.
         call: what the level got.
         owner: the level.
+        known: values that were computed before; those that are needed are added.
 
     Returns:
         The value; tensors in it are on the meta device.
     """
-    return _values([node], (call.args, call.kwargs), owner, training=False)[node]
+    if node not in known:
+        _compute_all([node], (call.args, call.kwargs), owner, known, training=False)
+    return known[node]
 
 
 def run_guards(graph: fx.Graph, given: Arguments, owner: nn.Module) -> None:
@@ -82,17 +85,21 @@ def run_guards(graph: fx.Graph, given: Arguments, owner: nn.Module) -> None:
     """
     guards = [node for node in graph.nodes if node.target in (guard, nothing)]
     if guards:
-        _values(guards, given, owner, training=owner.training)
+        _compute_all(guards, given, owner, {}, training=owner.training)
 
 
-def _values(
-    wanted: list[fx.Node], given: Arguments, owner: nn.Module, *, training: bool
-) -> dict[fx.Node, object]:
+def _compute_all(
+    wanted: list[fx.Node],
+    given: Arguments,
+    owner: nn.Module,
+    values: dict[fx.Node, object],
+    *,
+    training: bool,
+) -> None:
     bound = inspect.signature(owner.forward).bind(*given[0], **given[1]).arguments
-    values: dict[fx.Node, object] = {}
     needed = _ancestors(wanted)
     for step in wanted[0].graph.nodes:
-        if step not in needed:
+        if step not in needed or step in values:
             continue
         if step.op == "placeholder":
             default = step.args[0] if step.args else None
@@ -104,7 +111,6 @@ def _values(
             values[step] = evaluate(step, values, owner, training=training)
         if step is wanted[-1]:
             break
-    return values
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
