@@ -330,3 +330,23 @@ class LeNet(nn.Module):
 def test_a_head_at_the_end_of_a_row_needs_no_run(model):
     heads = [m for m in pipe(model, swap_head(3)).modules() if isinstance(m, nn.Linear)]
     assert [head.out_features for head in heads] == [3]
+
+
+class Viewing(nn.Module):
+    """A head behind which the number of classes stands, and one behind which it does not."""
+
+    def __init__(self, *, written: bool) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.num_classes, self.written = 5, written
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(self.conv(x).mean((2, 3)))
+        return y.view(-1, self.num_classes) if self.written else y.view(x.shape[0], -1)
+
+
+def test_a_dropped_head_leaves_a_model_that_runs():
+    x = torch.zeros(2, 3, 8, 8)
+    assert drop_head()(Viewing(written=False))(x).shape == (2, 8)
+    with pytest.raises(HeadError, match="number of classes is written"):
+        drop_head()(Viewing(written=True))

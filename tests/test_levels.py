@@ -828,3 +828,42 @@ def test_a_forward_that_writes_on_its_class_is_not_edited(images):
         with pytest.raises(TraceError, match="on the class Net"):
             pipe(Net(), inject("conv", nn.Identity()))
         assert "calls" not in vars(Net)
+
+
+class Stages(nn.Module):
+    """A forward that calls a row of blocks, and a method that goes through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(3)))
+
+    def forward(self, x):
+        return self.blocks(self.stem(x))
+
+    def stages(self, x, *, stop=3):
+        x = self.stem(x)
+        return [x := block(x) for block in self.blocks[:stop]]
+
+    def embed(self, x):
+        return self.blocks(self.stem(x)).mean((2, 3))
+
+
+def test_methods_that_meet_what_was_put_beside_their_blocks_are_refused(images):
+    model = Stages()
+    result = pipe(model, inject("blocks.1", nn.Tanh()))
+    expected = model.blocks[2](model.blocks[:2](model.stem(images)).tanh())
+    for one in (
+        result,
+        copy.deepcopy(result),
+        pickle.loads(pickle.dumps(result)),
+        pipe(result, freeze("stem")),
+    ):
+        assert same(one(images), expected)
+        assert same(one.embed(images), expected.mean((2, 3)))
+        for stop in (2, 3):
+            with pytest.raises(SpecialisedError, match="goes through the children of 'blocks'"):
+                one.stages(images, stop=stop)
+    wrapped = pipe(model, wrap("blocks.1", nn.Tanh()))
+    assert len(wrapped.stages(images)) == 3
+    assert same(wrapped.stages(images)[-1], expected)

@@ -60,7 +60,7 @@ def literal(value: object) -> str:
     """Write a value as source code, classes and functions by their public names."""
     if isinstance(value, (str, PurePath)):
         return json.dumps(str(value), ensure_ascii=False)
-    if isinstance(value, Written):
+    if isinstance(value, Written) and callable(value.written):
         return value.written()
     if isinstance(value, type):
         return class_name(value)

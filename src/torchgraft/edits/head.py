@@ -83,6 +83,8 @@ class DropHead(Transform):
             _count(draft, head, 0)
             nothing = NoHead(head.width, head.axes, bias=head.bias)
             draft.exchange(head.path, nothing.train(head.module.training))
+        if len({head.width for head in heads}) == 1:
+            _check_count(draft, heads, heads[0].width)
         draft.changed()
 
 

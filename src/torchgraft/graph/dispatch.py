@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import attrs
 from torch import fx, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from torchgraft.errors import SpecialisedError
 from torchgraft.graph.arguments import spell_keywords
 from torchgraft.graph.modes import enter, unwinding
 from torchgraft.graph.pattern import Check, Parameters, Pattern, bind_arguments, checks_hold, parameters_of
 from torchgraft.graph.proxy import tensors_in
+from torchgraft.graph.settings import ADDED, spaces_of
 from torchgraft.graph.watched import is_shadow
 
 Forward = Callable[..., object]
@@ -97,33 +101,76 @@ def methods_with_entries(origin: type[nn.Module]) -> Iterator[tuple[str, Forward
             seen.add(name)
 
 
+def names_in_forward(origin: type[nn.Module]) -> set[str]:
+    """Return the names that a forward uses, and the methods and functions that it names."""
+    return {name for _, names in spaces_of(origin, "forward") for name in names}
+
+
 def refuse_children(function: Forward, error: Exception) -> Forward:
     """Make a method raise an error as soon as it calls a child of its level."""
 
     def watched(self: nn.Module, *args: object, **kwargs: object) -> object:
         children = {id(part) for part in self.modules()} - {id(self)}
-        thread, running = threading.get_ident(), [0]
-
-        def enter(module: nn.Module, _: object) -> None:
-            if threading.get_ident() == thread:
-                running[0] += module is self  # its forward calls the children with the edits
-                if id(module) in children and not running[0]:
-                    raise error
-
-        def leave(module: nn.Module, *_: object) -> None:
-            running[0] -= module is self and threading.get_ident() == thread
-
-        handles = (
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        )
-        try:
+        with _called_from(dict.fromkeys(children, (self, error))):  # its forward has the edits
             return function(self, *args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     return watched
+
+
+@contextlib.contextmanager
+def _called_from(callers: Mapping[int, tuple[nn.Module, Exception]]) -> Iterator[None]:
+    """Raise an error where this thread calls a module, by its identity, outside of a call of another."""
+    thread, running = threading.get_ident(), Counter[int]()
+    inside = {id(caller) for caller, _ in callers.values()}
+
+    def enter(module: nn.Module, _: object) -> None:
+        if threading.get_ident() != thread:
+            return
+        caller, error = callers.get(id(module), (None, None))
+        if error is not None and not running[id(caller)]:
+            raise error
+        running[id(module)] += id(module) in inside
+
+    def leave(module: nn.Module, *_: object) -> None:
+        if threading.get_ident() == thread:
+            running[id(module)] -= id(module) in inside
+
+    handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def watch_grown(function: Forward, grown: Callable[[nn.Module], Iterable[tuple[str, nn.Module]]]) -> Forward:
+    """Make a method raise where it goes through the children of a level that got a new one.
+
+    Args:
+        function: the method.
+        grown: gives the levels below a module with children that edits added, by path.
+    """
+
+    @functools.wraps(function)
+    def watched(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202 - the signature is that of the method
+        callers = {
+            id(child): (level, _goes_through(function.__name__, path, level))
+            for path, level in grown(self)
+            for child in level.children()
+        }
+        with _called_from(callers) if callers else contextlib.nullcontext():
+            return function(self, *args, **kwargs)
+
+    return watched
+
+
+def _goes_through(method: str, path: str, level: nn.Module) -> SpecialisedError:
+    name = min(vars(level)[ADDED])
+    return SpecialisedError(
+        f"{method}(...) goes through the children of {path!r} one by one, where an edit put {name!r}",
+        found=f"{path}.{name} is no child that it knows of",
+        write="wrap(<a child that has children>, <the block>), which puts it inside of that",
+    )
 
 
 def make_entry(function: Forward, choose: Callable[..., Forward | None]) -> Forward:

@@ -24,6 +24,7 @@ from torchgraft.graph.level import (
     start_graph,
     state_of,
     traced_of,
+    watch_methods,
     write_graphs,
 )
 from torchgraft.graph.nodes import all_names
@@ -280,6 +281,14 @@ class Draft(Tree):
                 first = state_of(module).patterns[0]
                 first.settings = renew_children(module, first.settings)
         self._compile()
+        for parent in self.grown.values():
+            if runs_graph(parent):
+                for place in self.names(parent):
+                    parts = place.split(".")
+                    above = [self.get(".".join(parts[:i])) for i in range(len(parts))]
+                    for module in above:
+                        if isinstance(module, Level):
+                            watch_methods(module)
         if self.reshaped:
             check_runs(self.root, self._source, self.example, self.steps)
         if self.example is not None:

@@ -82,7 +82,9 @@ def follow_again(
             f"{name} was edited for another way of calling it, and is not followed again inside a compiler "
             "or a tracer",
             found=said,
-            write="model(<these arguments>) once before",
+            write="torch.fx.symbolic_trace(model, concrete_args={<its optional arguments>: None})"
+            if given is not None and holds_proxy(given)
+            else "model(<these arguments>) once before",
         )
     if fixed and is_forward:
         raise _fixed(name, fixed, said)

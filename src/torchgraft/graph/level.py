@@ -24,12 +24,14 @@ from torchgraft.graph.dispatch import (
     choose_by_pattern,
     make_entry,
     methods_with_entries,
+    names_in_forward,
     refuse_children,
+    watch_grown,
 )
 from torchgraft.graph.following import LEVEL, follow_again, follow_alone
 from torchgraft.graph.pattern import Pattern
 from torchgraft.graph.rewrites import Rewrite
-from torchgraft.graph.settings import rebind_settings
+from torchgraft.graph.settings import ADDED, rebind_settings
 from torchgraft.graph.trace import Traced
 from torchgraft.graph.verifying import check_call
 from torchgraft.graph.watched import is_shadow, mark
@@ -50,6 +52,7 @@ class LevelState:
         ways: the generated code of the patterns.
         methods: that of other methods, by name; ``None`` where no edit shows in what they compute.
         watched: methods that cannot be followed, and are run for as long as they call no child.
+        has_grown: a level below got a new child, which no method must meet.
         lock: held while the forward is followed for another way of calling it.
     """
 
@@ -61,6 +64,7 @@ class LevelState:
     ways: tuple[Way, ...] = ()
     methods: dict[str, list[Way | None]] = attrs.field(factory=dict)
     watched: dict[str, Forward] = attrs.field(factory=dict)
+    has_grown: bool = False
     lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> LevelState:
@@ -70,7 +74,7 @@ class LevelState:
 
     def __reduce__(self) -> tuple[object, ...]:
         held = (self.patterns[:1], self.runs_graph, self.rewrites, self.fixed, self.is_checked)
-        return LevelState, held
+        return LevelState, (*held, (), {}, {}, self.has_grown)
 
 
 class Level(fx.GraphModule):
@@ -148,6 +152,8 @@ class Level(fx.GraphModule):
                 graph.owning_module = self
         if runs_graph(self):
             start_graph(self)
+        if state_of(self).has_grown:
+            watch_methods(self)
 
     @classmethod
     def _fresh(cls) -> type[Level]:
@@ -283,6 +289,21 @@ def start_graph(level: Level) -> tuple[Way, ...]:
         if name not in vars(cls):
             setattr(cls, name, make_entry(function, functools.partial(_method_way, name)))
     return ways
+
+
+def watch_methods(level: Level) -> None:
+    """Let the methods of a level that its forward does not use raise where they meet new children below."""
+    cls = type(level)
+    state_of(level).has_grown = True
+    used = names_in_forward(cls._origin)
+    for name, function in methods_with_entries(cls._origin):
+        if name not in used:
+            setattr(cls, name, watch_grown(vars(cls).get(name, function), _grown_below))
+
+
+def _grown_below(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    found = [(path, part) for path, part in module.named_modules() if ADDED in vars(part)]
+    return [(path, part) for path, part in found if part is not module and runs_graph(part)]
 
 
 def _another_way(level: Level, args: tuple[object, ...], kwargs: dict[str, object]) -> Forward:

@@ -300,10 +300,13 @@ _NO_OBJECTS += (types.MethodType, functools.partial, enum.Enum, BaseException, n
 _NO_OBJECTS += (dict, list, tuple, set, frozenset, str, int, float)
 
 
-def spaces_of(module: nn.Module, method: str = "forward") -> Iterator[tuple[dict[str, object], list[str]]]:
+def spaces_of(
+    module: nn.Module | type[nn.Module], method: str = "forward"
+) -> Iterator[tuple[dict[str, object], list[str]]]:
     """Yield the globals of a forward, its methods and its functions, and the names that each uses."""
-    cls = getattr(type(module), "_origin", type(module))  # a level that is followed again
-    waiting = [getattr(cls, method), *(f for f in vars(module).values() if isinstance(f, _FUNCTIONS))]
+    cls = module if isinstance(module, type) else getattr(type(module), "_origin", type(module))
+    held = () if isinstance(module, type) else vars(module).values()
+    waiting = [getattr(cls, method), *(f for f in held if isinstance(f, _FUNCTIONS))]
     seen: set[int] = set()
     while waiting:
         function = inspect.unwrap(waiting.pop())
