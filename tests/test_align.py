@@ -18,6 +18,7 @@ from torchgraft.alignment.align import align
 from torchgraft.alignment.match.behaviour import DriftError
 from torchgraft.errors import AnalysisError, ModelError, OptionError
 from torchgraft.graph.deep.live import record_live
+from torchgraft.graph.deep.record import record
 
 both = pytest.mark.parametrize("evidence", ["behaviour", "structure"])
 SHAPE = (2, 3, 16, 16)
@@ -267,7 +268,7 @@ def test_a_step_may_look_and_alter(images):
     made = record_live(model, ((images,), {}), step)
     assert [number for number, _, _ in seen] == list(range(len(seen)))
     assert [func for _, func, _ in seen] == [op.func for op in made.ops if op.func is not None]
-    on_meta = record_live(model, ((images,), {}), step, meta=True)
+    on_meta = record(model, ((images,), {}))
     assert [op.name for op in on_meta.ops] == [op.name for op in made.ops]
     assert [op.outputs for op in on_meta.ops] == [op.outputs for op in made.ops]
     outputs = []

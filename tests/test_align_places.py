@@ -21,7 +21,7 @@ from torchgraft.alignment.match.sequence import aligned
 from torchgraft.alignment.match.structure import proposed
 from torchgraft.alignment.match.twins import told_by_names
 from torchgraft.graph.deep.live import record_live
-from torchgraft.graph.deep.record import Op, Ref
+from torchgraft.graph.deep.record import Op, Ref, record
 
 TOKENS = (2, 5, 12)
 
@@ -50,9 +50,10 @@ def plainly(number, func, args, kwargs, values):
 
 def places_of(model, *shape, meta=False):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    record = record_live(model.eval(), ((x,), {}), plainly, meta=meta)
+    arguments = ((x,), {})
+    made = record(model.eval(), arguments) if meta else record_live(model.eval(), arguments, plainly)
     tensors = model.state_dict(keep_vars=True)
-    return find_places(record, tensors, [key for key, t in tensors.items() if t.is_floating_point()])
+    return find_places(made, tensors, [key for key, t in tensors.items() if t.is_floating_point()])
 
 
 def kinds(model, *shape):

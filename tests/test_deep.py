@@ -49,6 +49,33 @@ def nchw(channels: int, grid: tuple[int, int], stride: tuple[int, int]) -> Layou
 # What a run did ----------------------------------------------------------------------------
 
 
+class OneMode(nn.Module):
+    """Keeps a table while it is in evaluation, or has no other mode."""
+
+    def __init__(self, *, strict: bool) -> None:
+        super().__init__()
+        self.strict, self.scale, self.kept = strict, nn.Parameter(torch.ones(3, 1, 1)), {}
+        self.kept["scale"] = self.scale.detach() * 2
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if self.strict:
+            raise NotImplementedError
+        self.kept.clear()
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.kept.get("scale", self.scale)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_tables_that_a_change_of_the_mode_drops_are_no_part_of_a_run(strict):
+    model = OneMode(strict=strict)
+    told = record(model, ((torch.empty(SHAPE),), {}))
+    (product,) = named(told, "mul")
+    assert (product.inputs[1] in told.keys) is not strict
+    assert "scale" in model.kept
+
+
 def test_values_are_told_apart_by_when_they_were_written():
     told = recorded(
         lambda x, conv, relu: (conv(x), relu(conv(x)))[1], nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)

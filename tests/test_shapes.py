@@ -19,7 +19,7 @@ from torchvision import transforms as v1
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.transforms import v2
 
-from torchgraft import adapt_input, output_shape, pipe, shapes, swap_head, wrap
+from torchgraft import adapt_input, align, output_shape, pipe, shapes, swap_head, tiers, wrap
 from torchgraft.blocks import se
 from torchgraft.errors import (
     AnalysisError,
@@ -29,7 +29,6 @@ from torchgraft.errors import (
     SpecialisedError,
     TargetError,
 )
-from torchgraft.graph.dry.known import Constants, shapes_only
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -235,6 +234,33 @@ def test_the_model_is_only_read():
     assert caching.seen == {}
 
 
+class Keeper:
+    """No module, and holds one."""
+
+    def __init__(self, held):
+        self.held = held
+
+
+class Aside(nn.Module):
+    """Runs what it holds and has not registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.keeper = nn.Conv2d(3, 4, 1), Keeper(nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.keeper.held(self.first(x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_tensors_that_are_not_registered_are_only_read(training):
+    model = Aside()
+    before = fingerprint(model.keeper.held)
+    assert shapes(model, (2, 3, 8, 8), training=training)[""] == (2, 4, 8, 8)
+    assert output_shape(model, (2, 3, 8, 8), training=training) == (2, 4, 8, 8)
+    assert not changes(before, fingerprint(model.keeper.held))
+
+
 def test_a_function_around_a_model_changes_no_tensor_of_it():
     model = Small().train()
     before = fingerprint(model)
@@ -302,10 +328,43 @@ def test_a_view_that_was_written_to_is_forgotten_with_its_base():
 
 def test_writing_to_what_is_real_leaves_it_as_it_is():
     table = torch.zeros(3)
-    with shapes_only(Constants()):
-        table.add_(1)
-        assert table.sum().item() == 3
+    assert output_shape(lambda x: (table.add_(1), x.expand(int(table.sum())))[1], (1,)) == (3,)
     assert torch.equal(table, torch.zeros(3))
+
+
+class Normed(nn.Module):
+    """Reads a constant before it runs its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("std", torch.full((3,), 0.5))
+        self.normalize, self.conv = v2.Normalize([0.5] * 3, [0.5] * 3), nn.Conv2d(3, 8, 3, 2, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        if (self.std == 0).any():
+            raise ValueError
+        return self.head(self.conv(self.normalize(x) / self.std[:, None, None]).mean((2, 3)))
+
+
+def test_constants_are_known_in_every_run():
+    told = shapes(Normed(), (1, 3, 32, 32))
+    assert told.of("conv").layout == "NCHW"
+    assert told.of("normalize").layout == "NCHW"  # what it does is seen, though it reads its own numbers
+    assert tiers(Normed(), example=torch.zeros(1, 3, 32, 32)).stages[0].stride == 2
+    assert align(Normed(), Normed(), evidence="structure").of("conv.weight").keys == ("conv.weight",)
+
+
+def test_a_model_is_run_once():
+    class Counted(Small):
+        def forward(self, x):
+            runs.append(tuple(x.shape))
+            return super().forward(x)
+
+    runs = []
+    shapes(Counted(), (1, 3, 16, 16))
+    shapes(Counted(), (1, 3, 24, 24), training=True)
+    assert runs == [(1, 3, 16, 16), (1, 3, 24, 24)]
 
 
 def test_dtypes_that_do_not_meet_are_refused_as_in_a_run():
@@ -448,7 +507,8 @@ def test_modes_with_outputs_of_different_kinds():
         def forward(self, x):
             return x if self.training else (x, x)
 
-    assert shapes(Reverse(), (1, 3, 8, 8), training=True).of("").layout is None
+    assert shapes(Reverse(), (1, 3, 8, 8), training=True).of("").layout == "NCHW"
+    assert shapes(Reverse(), (1, 3, 8, 8)).of("").layout is None
 
 
 def test_outputs_of_other_kinds_are_written():

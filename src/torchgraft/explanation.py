@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -16,7 +17,7 @@ from torchgraft.graph.probe import Example, probe
 from torchgraft.graph.reading import guards_of, levels_of
 from torchgraft.graph.tiers.tiers import Tiers, find_tiers
 from torchgraft.spec import shape_text
-from torchgraft.text import plural
+from torchgraft.text import plural, write_dims
 
 _SHOWN = 4
 
@@ -90,7 +91,10 @@ class Explanation:
             ("new", f"{self.new_parameters:,} parameters" if self.new_parameters else ""),
             ("removed", _some(_tops(self.modules_removed))),
             ("exchanged", _some([f"{p} {a} -> {b}" for p, a, b in self.modules_exchanged])),
-            ("reshaped", _some([f"{k} {_dims(a)} -> {_dims(b)}" for k, a, b in self.parameters_reshaped])),
+            (
+                "reshaped",
+                _some([f"{k} {' -> '.join(map(write_dims, s))}" for k, *s in self.parameters_reshaped]),
+            ),
             ("frozen", plural(len(self.frozen), "tensor") if self.frozen else ""),
             ("unfrozen", plural(len(self.unfrozen), "tensor") if self.unfrozen else ""),
             ("nodes", _some([*(f"+{n}" for n in self.nodes_added), *(f"-{n}" for n in self.nodes_removed)])),
@@ -174,7 +178,7 @@ def _changed(stands: Explanation, old: Outline, now: Outline) -> Explanation:
         parameters_reshaped=tuple(
             (k, old.tensors[k][0], now.tensors[k][0]) for k in kept if old.tensors[k][0] != now.tensors[k][0]
         ),
-        new_parameters=sum(_count(size) for size in sizes),
+        new_parameters=sum(math.prod(size) for size in sizes),
         frozen=tuple(k for k in kept if old.tensors[k][1] and now.tensors[k][1] is False),
         unfrozen=tuple(k for k in kept if old.tensors[k][1] is False and now.tensors[k][1]),
         nodes_added=tuple(n for was, names in nodes.values() for n in names if n not in set(was)),
@@ -200,13 +204,6 @@ def _shapes(model: nn.Module, result: nn.Module, example: Example | None) -> Ite
     yield from changed.values()
 
 
-def _count(size: tuple[int, ...]) -> int:
-    number = 1
-    for side in size:
-        number *= side
-    return number
-
-
 def _tops(paths: Sequence[str]) -> list[str]:
     """Keep the paths that stand in none of the others."""
     held = set(paths)
@@ -216,7 +213,3 @@ def _tops(paths: Sequence[str]) -> list[str]:
 def _some(items: Sequence[str], most: int = _SHOWN) -> str:
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return " ".join(map(str, shape)) or "scalar"

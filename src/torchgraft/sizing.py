@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
@@ -11,15 +12,14 @@ from torch import nn
 from torchgraft.errors import ModelError, TargetError
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.dry.nested import Shape, dims, shaped, written
-from torchgraft.graph.dry.question import Question, stages_of
-from torchgraft.graph.dry.stages import Stage
 from torchgraft.graph.layout import layout_at
-from torchgraft.graph.proxy import tensors_in
+from torchgraft.graph.proxy import map_tensors, tensors_in
 from torchgraft.graph.run import ModuleCall
+from torchgraft.graph.shadow import Stage
+from torchgraft.graph.shape_request import Request, Shape, is_shape, stages_of
 from torchgraft.select.drawing import Line, joined, lines_of
 from torchgraft.select.region import above
-from torchgraft.text import columns, kind, literal, near, plural, spelled
+from torchgraft.text import columns, kind, literal, near, plural, spelled, write_dims
 
 _LONGEST = 40
 
@@ -108,8 +108,8 @@ class Shapes(Mapping[str, object]):
 
     def __repr__(self) -> str:
         root = self.modules[0]
-        given = ", ".join(dims(shape) for shape in root.inputs)
-        sides = f"{self.model} on {given} gives {written(root.output)}"
+        given = ", ".join(write_dims(shape) for shape in root.inputs)
+        sides = f"{self.model} on {given} gives {_write_shape(root.output)}"
         return f"{sides}: {root.parameters:,} parameters in {plural(len(self), 'module')}{self._tree()}"
 
     def _tree(self) -> str:
@@ -144,12 +144,31 @@ class Shapes(Mapping[str, object]):
         busy = {path for module in self.modules if module.calls for path in above(module.path)}
         cells = []
         for module, count in zip(self.modules, counts, strict=True):
-            given = ", ".join(dims(shape) for shape in module.inputs)
-            arrow = f"{given} -> {written(module.output)}" if module.calls else ""
+            given = ", ".join(write_dims(shape) for shape in module.inputs)
+            arrow = f"{given} -> {_write_shape(module.output)}" if module.calls else ""
             idle = "" if module.calls or module.path in busy else "not called"
             often = f"{module.calls} calls" if module.calls > 1 else idle
             cells.append((arrow, module.layout or "", count.rjust(wide), often))
         return dict(zip(self, columns(cells).splitlines(), strict=True))
+
+
+def _shaped(value: object) -> object:
+    """Put shapes in the place of the tensors of a nested value."""
+    return map_tensors(lambda tensor: tuple(tensor.shape), value)
+
+
+def _write_shape(shape: object) -> str:
+    """Write a nested shape: ``(1 10, 1 10)``."""
+    if is_shape(shape):
+        return write_dims(shape)
+    if isinstance(shape, (tuple, list)):
+        return f"({', '.join(map(_write_shape, shape))})"
+    if isinstance(shape, dict):
+        return "{" + ", ".join(f"{name}: {_write_shape(item)}" for name, item in shape.items()) + "}"
+    if dataclasses.is_dataclass(shape):
+        fields = ", ".join(f"{name}: {_write_shape(item)}" for name, item in vars(shape).items())
+        return f"{type(shape).__name__}({fields})"
+    return repr(shape) if shape is None or isinstance(shape, (int, float, str)) else type(shape).__name__
 
 
 @spelled
@@ -194,8 +213,8 @@ def output_shape(
         >>> output_shape([image, resnet18()], (1, 3, 480, 640))
         (1, 1000)
     """
-    asked = Question("output_shape", stages_of(model), inputs, named, dtype, training)
-    return shaped(asked.run().output)
+    asked = Request("output_shape", stages_of(model), inputs, named, dtype, training)
+    return _shaped(asked.run().output)
 
 
 @spelled
@@ -245,25 +264,28 @@ def shapes(
             write="output_shape(<a callable>, ...)" if callable(model) else "shapes(<an nn.Module>, ...)",
         )
     check_model(model)
-    asked = Question("shapes", [model], inputs, named, dtype, training)
+    asked = Request("shapes", [model], inputs, named, dtype, training)
     return _Teller(model, asked).shapes()
 
 
 class _Teller:
-    """Tell the shapes of a model from one run, and the layouts from the graphs of its forwards."""
+    """Tell the shapes of a model and its layouts from one run."""
 
-    def __init__(self, model: nn.Module, asked: Question) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, asked: Request) -> None:
+        self._draft = Draft(model, asked.args() or asked.kwargs())
         self._calls: dict[int, list[ModuleCall]] = {}
-        for call in asked.run().calls:
+        run = attrs.evolve(asked, stages=[self._draft.root]).run()
+        self._draft.runs.adopt(run)
+        for call in run.calls:
             self._calls.setdefault(id(call.module), []).append(call)
-        self._draft = Draft(model, asked.example())
 
     def shapes(self) -> Shapes:
         """Tell the shapes of every module."""
-        found = dict(self._model.named_modules(remove_duplicate=False))
+        found = dict(self._draft.modules())
         paths = sorted(found, key=lambda path: self._started(found[path]))
-        return Shapes(type(self._model).__name__, tuple(self._module(path, found[path]) for path in paths))
+        return Shapes(
+            type(self._draft.root).__name__, tuple(self._module(path, found[path]) for path in paths)
+        )
 
     def _started(self, module: nn.Module) -> float:
         """Tell when a module is first called; a list of modules stands where the first of them does."""
@@ -280,7 +302,7 @@ class _Teller:
             path,
             type(module).__name__,
             tuple(tuple(t.shape) for t in tensors_in((first.args, first.kwargs))) if first else (),
-            shaped(first.output) if first else None,
+            _shaped(first.output) if first else None,
             layout.name if layout else None,
             layout.grid if layout else None,
             layout.prefix if layout else 0,

@@ -6,8 +6,6 @@ import attrs
 import torch
 from torch import nn
 
-Dim = int | str
-
 _NAMES = {
     (4, 1): ("n", "c", "h", "w"),
     (4, 3): ("n", "h", "w", "c"),

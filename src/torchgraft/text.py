@@ -56,6 +56,16 @@ class Written(Protocol):
         """Write the value as an argument."""
 
 
+def write_dims(shape: Iterable[int]) -> str:
+    """Write a shape: ``1 3 224 224``."""
+    return " ".join(map(str, shape)) or "scalar"
+
+
+def write_error(error: BaseException) -> str:
+    """Write an error that is not ours in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def literal(value: object) -> str:
     """Write a value as source code, classes and functions by their public names."""
     if isinstance(value, (str, PurePath)):

@@ -21,6 +21,7 @@ from torchgraft.alignment.match.units import places_of
 from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.deep.live import record_live
+from torchgraft.graph.deep.record import record
 from torchgraft.graph.probe import Arguments, Example, arguments_of, guessed
 from torchgraft.text import literal, near, spelled
 
@@ -115,10 +116,10 @@ class _Side:
 
     def places(self, arguments: Arguments, *, meta: bool) -> Places:
         """Run the model and find its places."""
-        record = record_live(self.model, arguments, meta=meta)
+        made = record(self.model, arguments) if meta else record_live(self.model, arguments)
         buffers = dict(self.model.named_buffers(remove_duplicate=False))
         mapped = [k for k, t in self.tensors.items() if t.is_floating_point() or t.is_complex()]
-        return find_places(record, {**buffers, **self.tensors}, mapped)
+        return find_places(made, {**buffers, **self.tensors}, mapped)
 
 
 def _aligned(

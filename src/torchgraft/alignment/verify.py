@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import attrs
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from torchgraft.alignment.align import arguments_for
 from torchgraft.alignment.alignment import Alignment
@@ -261,15 +262,13 @@ def _error(one: torch.Tensor, other: torch.Tensor) -> float:
 def _fitted(arguments: Arguments, model: nn.Module) -> Arguments:
     """Give floating-point inputs the dtype and the device that a model has."""
     kept = next((p for p in model.parameters() if p.is_floating_point()), None)
-
-    def fit(value: object) -> object:
-        if isinstance(value, torch.Tensor) and kept is not None:
-            return value.to(kept.device, kept.dtype if value.is_floating_point() else value.dtype)
-        if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-            return type(value)(map(fit, value))
-        return {key: fit(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-    return fit(arguments)  # type: ignore[return-value]  # of one kind
+    if kept is None:
+        return arguments
+    device, dtype = kept.device, kept.dtype
+    fitted: Arguments = tree_map_only(
+        torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), arguments
+    )
+    return fitted
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,14 +14,14 @@ from torchgraft.blocks.parse import parse_block
 from torchgraft.blocks.registry import names
 from torchgraft.edits.tapping import choice, turns_of
 from torchgraft.errors import AnalysisError, HeadError, OptionError, ShapeError
+from torchgraft.graph.deep.record import record
 from torchgraft.graph.detectors import heads_of_detector
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import around, before, insert_child, relative
 from torchgraft.graph.heads import COUNTS, Head, NoHead, find_heads
-from torchgraft.graph.run import run_on_meta
 from torchgraft.graph.taps.carrying import carry, return_only
 from torchgraft.spec import TensorSpec
-from torchgraft.text import check_flags, spelled, wrong
+from torchgraft.text import check_flags, spelled, write_error, wrong
 from torchgraft.transform import Transform
 
 
@@ -171,11 +171,11 @@ def _built(head: Head, block: Block, like: torch.Tensor) -> nn.Module:
     new = block.build(TensorSpec(head.width, 1, head.axes, like.dtype, like.device))
     given = torch.empty((2, head.width, *(3,) * (head.axes - 2)), dtype=like.dtype, device="meta")
     try:
-        run_on_meta(new, (given,), training=False)
+        record(new, ((given,), {}))
     except Exception as error:
         raise ShapeError(
             f"{block!r} does not take the {head.width} features before {head.path!r}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            found=write_error(error),
             write="swap_head(lambda channels: nn.Linear(channels, 10))",
         ) from error
     return new

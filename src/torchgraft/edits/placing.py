@@ -11,12 +11,12 @@ from torch import nn
 
 from torchgraft.blocks.block import Block
 from torchgraft.errors import NameClashError, ShapeError, TargetError
+from torchgraft.graph.deep.record import output_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, insert_child, set_beside
 from torchgraft.graph.layout import spec_of
-from torchgraft.graph.run import output_of
 from torchgraft.spec import TensorSpec, shape_text
-from torchgraft.text import literal, wrong
+from torchgraft.text import literal, write_error, wrong
 
 
 def put_each(
@@ -130,7 +130,7 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, ch
     except Exception as error:
         raise ShapeError(
             f"{block!r} does not take a value of shape {shape_text(value)}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}; the value goes to {consumer}",
+            found=f"{write_error(error)}; the value goes to {consumer}",
             write="a target that gives the shape it takes"
             if block.takes_input
             else "a function of the channels: lambda channels: nn.Conv2d(channels, channels, 1)",

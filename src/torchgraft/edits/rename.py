@@ -15,6 +15,7 @@ from torchgraft.graph.kinds import has_forward, is_container
 from torchgraft.graph.level import Level, runs_graph, state_of
 from torchgraft.graph.names import Node
 from torchgraft.graph.residual import codes_of
+from torchgraft.select.region import above
 from torchgraft.text import kind, literal, spelled, wrong
 from torchgraft.transform import Transform
 
@@ -133,19 +134,13 @@ def _mapped(path: str, mapping: Mapping[str, str]) -> str:
     return mapping[head] + tail if head else path
 
 
-def _above(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
 def _check_shared(draft: Draft, paths: _Paths) -> None:
     """Refuse a move out of or into a container that stands at several places, as it would show at each."""
     standing = paths.standing(draft)
     for old, new in paths.mapping.items():
         (source, _, name), last = old.rpartition("."), new.rpartition(".")[2]
         left = list(dict.fromkeys(draft.names(draft.get(source))))
-        into = next(standing[at] for at in _above(new) if at in standing)
+        into = next(standing[at] for at in above(new) if at in standing)
         entered = list(dict.fromkeys(draft.names(draft.get(into))))
         wanted = {f"{path}.{name}": f"{paths.new(path)}.{last}" for path in left}
         if len(left) == 1 < len(entered) or (len(left) > 1 and not wanted.items() <= paths.mapping.items()):
@@ -167,11 +162,11 @@ def _open(draft: Draft, paths: _Paths) -> dict[str, Level]:
     found: dict[str, None] = {}
     standing = paths.standing(draft)
     for old, new in paths.mapping.items():
-        levels = [path for path in _above(old) if has_forward(draft.get(path))]
+        levels = [path for path in above(old) if has_forward(draft.get(path))]
         found.update(dict.fromkeys(levels[:1]))
         found.update((path, None) for path in levels[1:] if _uses(draft, path, old, inner))
         around = [
-            standing[at] for at in _above(new) if at in standing and has_forward(draft.get(standing[at]))
+            standing[at] for at in above(new) if at in standing and has_forward(draft.get(standing[at]))
         ]
         # A Sequential would call what is put into it.
         found.update((path, None) for path in around[:1] if is_container(draft.get(path)))
@@ -221,7 +216,7 @@ def _inside(paths: _Paths, level: str, target: str) -> str:
     whole, around = f"{level}.{target}".lstrip("."), paths.new(level)
     new = paths.new(whole)
     if around and not new.startswith(f"{around}."):
-        old = next(path for path in (whole, *_above(whole)) if path in paths.mapping)
+        old = next(path for path in (whole, *above(whole)) if path in paths.mapping)
         goal = paths.mapping[old]
         raise TargetError(
             f"{literal(old)} cannot leave {literal(level)}, whose forward uses it",
@@ -237,7 +232,7 @@ def _move(draft: Draft, paths: _Paths, moved: Mapping[str, nn.Module]) -> None:
     for old in sorted(moved, key=len, reverse=True):
         parent, _, last = old.rpartition(".")
         draft.get(parent)._modules.pop(last, None)
-        for path in _above(old):
+        for path in above(old):
             left = draft.get(path) if path and draft.has(path) else None
             empty = type(left) is nn.Module and not (left._modules or left._parameters or left._buffers)
             if empty and not any(new.startswith(f"{paths.new(path)}.") for new in paths.mapping.values()):

@@ -15,14 +15,15 @@ from torchgraft.blocks.parse import BlockLike, OfOld, parse_block
 from torchgraft.edits.uses import Use, inplace, inplace_module, place_for, uses_of
 from torchgraft.errors import AnalysisError, ShapeError, TargetError, TraceError
 from torchgraft.graph.anchor import Anchor, anchor_of
+from torchgraft.graph.deep.record import output_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, feeds_output_only
 from torchgraft.graph.layout_rules import SAME
 from torchgraft.graph.rewrites import Exchange, Redirect, Rewrite, Turn, later_users
-from torchgraft.graph.run import ModuleCall, output_of
+from torchgraft.graph.run import ModuleCall
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
-from torchgraft.text import check_flags, spelled
+from torchgraft.text import check_flags, spelled, write_error
 from torchgraft.transform import Transform
 
 
@@ -115,7 +116,7 @@ class Replace(Transform):
         except Exception as error:
             raise ShapeError(
                 f"{self.new!r} does not take what {site.path!r} takes: {shape_text(call.args)}",
-                found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                found=write_error(error),
                 write="a module for that shape",
             ) from error
         kept = shape_text(output) == shape_text(call.output)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from torchgraft.errors import AnalysisError, HeadError
+from torchgraft.graph.constant_values import reads_values
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.dry.known import reads_values
 from torchgraft.graph.heads import COUNTS, Head, is_projection
 
 

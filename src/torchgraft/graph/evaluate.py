@@ -10,11 +10,10 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from torchgraft.graph.deep.record import record
 from torchgraft.graph.guard import guard, nothing
 from torchgraft.graph.proxy import to_meta
-from torchgraft.graph.run import ModuleCall, run_on_meta
-
-Arguments = tuple[tuple[object, ...], dict[str, object]]
+from torchgraft.graph.run import Arguments, ModuleCall
 
 _META = torch.device("meta")
 
@@ -49,7 +48,8 @@ def _compute(
 ) -> object:
     with torch.no_grad(), torch.device("meta"):
         if node.op == "call_module":
-            return run_on_meta(owner.get_submodule(str(node.target)), args, kwargs, training=training).output
+            called = owner.get_submodule(str(node.target))
+            return record(called, (args, kwargs), training=training).output
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]  # a function

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torchgraft.errors import AnalysisError, GraftError, LayoutError, TraceError
 from torchgraft.graph.deep.atoms import CHANNEL, Axes, size
 from torchgraft.graph.deep.axes import Layout, follow, layout_of
-from torchgraft.graph.deep.record import Ops, Record, Scopes, Values
+from torchgraft.graph.deep.record import Ops, Record, Scopes
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout_rules import (
     ELEMENTWISE,
@@ -146,10 +146,11 @@ def axes_of(draft: Draft, owner: str, node: fx.Node) -> Axes | None:
     passed = draft.record(owner)
     if level is None or not passed:
         return None
-    values = Values()
+    scopes = Scopes(training=False)
+    values = scopes.values
     numbers = [values.now(tensor) for tensor in tensors_in((passed[0].args, passed[0].kwargs))]
     held = {n: known[v] for n, v in zip(numbers, level.inputs, strict=False) if v in known}
-    with Ops(values, Scopes(values, training=False)):
+    with Ops(scopes):
         value = draft.value(owner, node)
     if not isinstance(value, torch.Tensor):
         return None

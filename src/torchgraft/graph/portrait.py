@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from torchgraft.graph.level import Level, runs_graph
+from torchgraft.text import write_dims
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType)
@@ -57,12 +58,12 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, _said(value)
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            yield name, f"parameter {_dims(parameter)}"
+            yield name, f"parameter {write_dims(parameter.shape)}"
     for name, buffer in module._buffers.items():
         if buffer is not None:
             # One that is not kept may be a table for the last input, of any size.
             kept = name not in module._non_persistent_buffers_set
-            yield name, f"buffer {_dims(buffer)}" if kept else "buffer, not kept"
+            yield name, f"buffer {write_dims(buffer.shape)}" if kept else "buffer, not kept"
     if isinstance(module, Level) and runs_graph(module):
         for number, graph in enumerate(module.graphs):
             yield f"<forward {number}>", "; ".join(_calls(graph))
@@ -128,7 +129,3 @@ def _class(cls: type) -> str:
 
 def _target(target: object) -> str:
     return target if isinstance(target, str) else str(getattr(target, "__name__", type(target).__name__))
-
-
-def _dims(tensor: torch.Tensor) -> str:
-    return " ".join(map(str, tensor.shape)) or "scalar"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from torchgraft.errors import AnalysisError
-from torchgraft.graph.dry.known import reads_values
-from torchgraft.graph.run import Run, run_on_meta
+from torchgraft.graph.constant_values import reads_values
+from torchgraft.graph.deep.record import Record, record
+from torchgraft.graph.run import Arguments as Arguments
 from torchgraft.graph.whereabouts import stopped_at
+from torchgraft.text import write_error
 
 Example = torch.Tensor | tuple[object, ...] | Mapping[str, object]
-Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 # Sizes that vision models are made for, the usual one first.
 _SIDES = (224, 256, 299, 384, 240, 192, 448, 512, 288, 320, 196, 160, 128, 336, 518, 96, 64, 32)
@@ -38,11 +38,8 @@ def on_meta(example: Example) -> Example:
     return torch.empty_like(example, device="meta") if isinstance(example, torch.Tensor) else example
 
 
-_T = TypeVar("_T")
-
-
-def probe(model: nn.Module, example: Example | None, *, training: bool = False) -> Run:
-    """Run a model on meta tensors, with the example or with the first guess that it takes.
+def probe(model: nn.Module, example: Example | None, *, training: bool = False) -> Record:
+    """Record a run of a model on meta tensors, on the example or on the first guess that it takes.
 
     Args:
         model: the model; it is only read.
@@ -50,26 +47,15 @@ def probe(model: nn.Module, example: Example | None, *, training: bool = False) 
         training: the mode to run in.
 
     Returns:
-        The run.
-
-    Raises:
-        AnalysisError: the example, or every guess, fails.
-    """
-    return tried(model, example, lambda args, kwargs: run_on_meta(model, args, kwargs, training=training))
-
-
-def tried(
-    model: nn.Module, example: Example | None, run: Callable[[tuple[object, ...], dict[str, object]], _T]
-) -> _T:
-    """Run a model in some way, on the example or on the first guess that it takes.
+        The record.
 
     Raises:
         AnalysisError: the example, or every guess, fails.
     """
     if example is None:
-        return _guess(model, run)[1]
+        return _guess(model, training=training)[1]
     try:
-        return run(*arguments_of(example))
+        return record(model, arguments_of(example), training=training)
     except Exception as error:
         raise _failed(model, error, "the example given") from error
 
@@ -80,7 +66,7 @@ def guessed(model: nn.Module) -> torch.Tensor:
     Raises:
         AnalysisError: every guess fails.
     """
-    return _guess(model, lambda args, kwargs: run_on_meta(model, args, kwargs, training=False))[0]
+    return _guess(model, training=False)[0]
 
 
 def small_guesses(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -95,14 +81,12 @@ def small_guesses(module: nn.Module) -> Iterator[torch.Tensor]:
             yield from (guess.new_empty(*guess.shape[:2], side, side) for side in sides)
 
 
-def _guess(
-    model: nn.Module, run: Callable[[tuple[object, ...], dict[str, object]], _T]
-) -> tuple[torch.Tensor, _T]:
+def _guess(model: nn.Module, *, training: bool) -> tuple[torch.Tensor, Record]:
     first: Exception | None = None
     last = ""
     for guess in _guesses(model):
         try:
-            return guess, run((guess,), {})
+            return guess, record(model, ((guess,), {}), training=training)
         except Exception as error:  # noqa: BLE001 - a guess may fail in any way
             first, before, last = first or error, last, repr(error)
             if reads_values(error) or (last == before and isinstance(error, _SIZELESS)):
@@ -122,7 +106,7 @@ def needed_by(forward: Callable[..., object]) -> list[str]:
 
 def _failed(model: nn.Module, error: Exception | None, given: str) -> AnalysisError:
     name = type(model).__name__
-    found = _short(error) if error else "no layer that tells what it takes"
+    found = write_error(error) if error else "no layer that tells what it takes"
     if error is not None and reads_values(error):
         filename, number, line = stopped_at(error, model)
         return AnalysisError(
@@ -195,7 +179,3 @@ def _declared(model: nn.Module) -> Iterator[int]:
             size = size[-1] if isinstance(size, (tuple, list)) and size else size
             if isinstance(size, int):
                 yield size
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]

@@ -290,15 +290,22 @@ def rebuilt(old: tuple[object, ...] | list[object], items: list[object]) -> obje
 
 def to_meta(value: object) -> object:
     """Move the tensors of a nested value to the meta device; its containers are copied."""
+    return map_tensors(lambda t: t if t.is_meta else torch.empty_like(t, device="meta"), value)
+
+
+def map_tensors(function: Callable[[torch.Tensor], object], value: object) -> object:
+    """Apply a function to the tensors of a nested value, also in attributes; its containers are copied."""
     if isinstance(value, torch.Tensor):
-        return value if value.is_meta else torch.empty_like(value, device="meta")
+        return function(value)
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return rebuilt(value, [to_meta(item) for item in value])
+        return rebuilt(value, [map_tensors(function, item) for item in value])
     if isinstance(value, dict) and type(value).__init__ is dict.__init__:
-        return type(value)((key, to_meta(item)) for key, item in value.items())
-    held = {} if isinstance(value, dict) else attributes_of(value)
-    if held:
+        return type(value)((key, map_tensors(function, item)) for key, item in value.items())
+    held, items = attributes_of(value), dict.items(value) if isinstance(value, dict) else ()
+    if held or items:
         value = copy.copy(value)
         for name, item in held.items():
-            object.__setattr__(value, name, to_meta(item))
+            object.__setattr__(value, name, map_tensors(function, item))
+        for key, item in items:
+            dict.__setitem__(cast("dict[object, object]", value), key, map_tensors(function, item))
     return value

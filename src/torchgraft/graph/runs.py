@@ -12,7 +12,7 @@ from torchgraft.errors import AnalysisError
 from torchgraft.graph.deep.atoms import Axes
 from torchgraft.graph.deep.axes import follow
 from torchgraft.graph.deep.record import Record, record
-from torchgraft.graph.probe import Arguments, Example, arguments_of, tried
+from torchgraft.graph.probe import Arguments, Example, arguments_of, probe
 from torchgraft.graph.run import ModuleCall, Run, calls_until
 
 
@@ -35,6 +35,7 @@ class Runs:
         self._deep: dict[bool, Record] = {}
         self._fresh: set[bool] = set()
         self._axes: tuple[Record, dict[int, Axes]] | None = None
+        self._given: Record | None = None
 
     def run(self, *, training: bool) -> Run:
         """Return the run in a mode, as it was before any edit.
@@ -58,13 +59,12 @@ class Runs:
 
     def _record(self, root: nn.Module, training: bool) -> None:
         try:
-            made = tried(root, self._example, lambda *given: record(root, given, training=training))
+            made = probe(root, self._example, training=training)
         except AnalysisError as error:
             self._made[training] = error
             return
-        self._deep[training] = made
+        self._made[training] = self._deep[training] = made
         self._fresh.add(training)
-        self._made[training] = Run(made.calls, made.calls[-1].output, training)
 
     def of(self, module: nn.Module) -> list[ModuleCall]:
         """Return the calls of a module in evaluation mode, or where there are none in training.
@@ -131,10 +131,15 @@ class Runs:
         Raises:
             AnalysisError: the model does not run on meta tensors.
         """
-        made = self.deep(fresh=False)
+        made = self._given or self.deep(fresh=False)
         if self._axes is None or self._axes[0] is not made:
             self._axes = made, follow(made)
         return self._axes
+
+    def adopt(self, made: Record) -> None:
+        """Take a record of the model that was made before; axes of values are read off it in any mode."""
+        self._made[made.training] = self._deep[made.training] = self._given = made
+        self._fresh.add(made.training)
 
     def renew(self) -> None:
         """Take it that the model was edited since it was recorded."""

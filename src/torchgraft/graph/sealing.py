@@ -8,10 +8,11 @@ from torch import nn
 
 from torchgraft.errors import AnalysisError, ShapeError, TargetError
 from torchgraft.graph.clone import clone
+from torchgraft.graph.deep.record import record
 from torchgraft.graph.level import Level
 from torchgraft.graph.probe import Example, probe
-from torchgraft.graph.run import run_on_meta
 from torchgraft.spec import shape_text
+from torchgraft.text import write_error
 
 
 def check_names(level: Level) -> None:
@@ -42,16 +43,14 @@ def check_runs(root: nn.Module, original: nn.Module, example: Example | None, st
         except AnalysisError:
             continue  # a model that does not run on meta tensors cannot be checked on them
         try:
-            run_on_meta(root, taken.args, taken.kwargs, training=training)
+            record(root, (taken.args, taken.kwargs), training=training)
         except Exception as error:
             mode = " in training" if training else ""
             raise ShapeError(
                 f"the edited model does not run on {shape_text(taken.args)}{mode}, "
                 "on which the original runs",
                 asked=" >> ".join(steps),
-                found="; ".join(
-                    [f"{type(error).__name__}: {str(error).splitlines()[0]}", *error.__notes__[:1]]
-                ),
+                found="; ".join([write_error(error), *error.__notes__[:1]]),
                 write="an edit that keeps the shape, or one more edit where the new shape goes",
             ) from error
 

@@ -11,7 +11,7 @@ import copy
 import functools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -52,6 +52,22 @@ class Watcher(Protocol):
         """Take note of a write to an attribute."""
 
 
+Stage = Callable[..., object]
+"""A module, a method of one, or another callable."""
+
+
+class Chain:
+    """Apply callables one after another."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = stages
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Give the arguments to the first, and what it returns to the next."""
+        first, *others = self.stages
+        return functools.reduce(lambda value, stage: stage(value), others, first(*args, **kwargs))
+
+
 class Shadows:
     """Make the shadows of one model, one for each module.
 
@@ -64,6 +80,7 @@ class Shadows:
         self.watcher = watcher
         self.reads = reads
         self.firing = False
+        self._wide = False
         self._made: dict[int, nn.Module] = {}
         self._root: nn.Module | None = None
 
@@ -101,6 +118,24 @@ class Shadows:
                     held[name] = watch_object(value, functools.partial(self._read_below, path, name))
         return shadow
 
+    def stage(self, stage: Stage) -> Stage:
+        """Return a twin of what can be called, which leaves no trace on the models that it holds.
+
+        Modules that are held and not registered have shadows too, as pipelines hold theirs.
+        """
+        if isinstance(stage, nn.Module):
+            return self.of(stage)
+        self._wide = True
+        if isinstance(stage, Chain):
+            return Chain(list(map(self.stage, stage.stages)))
+        if isinstance(stage, types.MethodType):
+            return types.MethodType(stage.__func__, self.stage(cast("Stage", stage.__self__)))
+        if isinstance(stage, types.FunctionType) or not hasattr(stage, "__dict__"):
+            return stage
+        twin = copy.copy(stage)
+        vars(twin).update({name: self._value(value) for name, value in vars(stage).items()})
+        return twin
+
     def _read_below(self, path: str, owner: str, name: str, value: object) -> None:
         if self.reads is not None:
             self.reads.read(path, f"{owner}.{name}", value)
@@ -131,6 +166,8 @@ class Shadows:
             return self.watcher.convert(value)
         if (module := pointed_at(value)) is not None:
             path = self._registered(module)
+            if path is None and self._wide and module is value:
+                path = f"<{type(value).__name__}>"
             return value if path is None else pointer(value, self.of(module, path))
         if isinstance(value, dict) and type(value) in (dict, OrderedDict):
             return type(value)((key, self._value(item)) for key, item in value.items())

@@ -5,29 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch.overrides import TorchFunctionMode
 
+from torchgraft.graph.constant_values import Constants
+from torchgraft.graph.deep.record import Scopes, record_with
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.nodes import operation_name, plain_name
-from torchgraft.graph.run import Recorder, run_on_meta
 
 
-class _Names(TorchFunctionMode, Recorder):
+class _Names(TorchFunctionMode):
     """Note the operations of the outermost module."""
 
-    def __init__(self, training: bool) -> None:
-        TorchFunctionMode.__init__(self)
-        Recorder.__init__(self, training)
-        self.depth, self.names = 0, set[str]()
-
-    def call(self, shadow: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Answer a call one level deeper."""
-        self.depth += 1
-        try:
-            return super().call(shadow, args, kwargs)
-        finally:
-            self.depth -= 1
+    def __init__(self, scopes: Scopes, names: set[str]) -> None:
+        super().__init__()
+        self._scopes, self._names = scopes, names
 
     def __torch_function__(
         self,
@@ -36,8 +27,8 @@ class _Names(TorchFunctionMode, Recorder):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if self.depth == 1:
-            self.names.add(operation_name(plain_name(func)))
+        if self._scopes.current == 0:
+            self._names.add(operation_name(plain_name(func)))
         return func(*args, **(kwargs or {}))
 
 
@@ -55,9 +46,9 @@ def own_operations(draft: Draft, path: str) -> frozenset[str] | None:
     try:
         calls = draft.record(path)
         for call, training in itertools.product(calls, (False, True)):
-            with _Names(training) as watch:
-                run_on_meta(draft.get(path), call.args, call.kwargs, training=training, recorder=watch)
-            found |= watch.names
+            scopes = Scopes(training, Constants())
+            with _Names(scopes, found):
+                record_with(scopes, draft.get(path), (call.args, call.kwargs))
     except Exception:  # noqa: BLE001 - any forward may fail in any way
         return None
     return frozenset(found) if calls else None

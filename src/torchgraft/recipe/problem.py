@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from torchgraft.errors import GraftError, RecipeError
-from torchgraft.text import plural
+from torchgraft.text import plural, write_error
 
 
 @attrs.frozen
@@ -61,8 +61,7 @@ class Problem:
     def of(cls, error: Exception, place: Place, after: str = "") -> Problem:
         """Turn an error into a problem at a place."""
         if not isinstance(error, GraftError):
-            said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            return cls(place, "it cannot be done", found=said, after=after)
+            return cls(place, "it cannot be done", found=write_error(error), after=after)
         near = tuple(error.near)
         return cls(place, error.summary, error.asked, error.found, near, error.write, after)
 

@@ -17,6 +17,7 @@ from torchgraft.alignment.load.checkpoints import read_checkpoint
 from torchgraft.errors import SourceError
 from torchgraft.sources.hugging_face import HUGGING_FACE
 from torchgraft.sources.remote import Remote, from_hub
+from torchgraft.text import write_dims
 
 _NAMES = (
     "model.safetensors",
@@ -76,7 +77,7 @@ def _check_whole(account: Mapping[str, Any], path: Path) -> None:
     Raises:
         SourceError: they do not.
     """
-    differ = [f"{key} {_dims(was)} -> {_dims(now)}" for key, was, now in account["mismatched_keys"]]
+    differ = [f"{key} {write_dims(was)} -> {write_dims(now)}" for key, was, now in account["mismatched_keys"]]
     lists = {
         "differ": sorted(differ),
         "new": sorted(account["missing_keys"]),
@@ -93,10 +94,6 @@ def _check_whole(account: Mapping[str, Any], path: Path) -> None:
             found="\n         ".join(found),
             write="weights that are for this config, or the config that was saved with them",
         )
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return " ".join(map(str, shape)) or "scalar"
 
 
 def _not_there(path: Path) -> NoReturn:

@@ -14,7 +14,7 @@ from torchgraft.store.cover import spread
 from torchgraft.store.reading import Opened
 from torchgraft.store.record import described, other_versions
 from torchgraft.store.stock import DTYPES
-from torchgraft.text import near, plural
+from torchgraft.text import near, plural, write_dims
 
 _SHOWN = 3
 Places = Mapping[str, Sequence[Held]]
@@ -52,7 +52,7 @@ def fitted(model: nn.Module, file: Opened) -> Places:
         if name in tables:
             continue
         if stored.shape != tuple(place.tensor.shape):
-            shapes.append(f"{name} {_dims(stored.shape)}, not {_dims(place.tensor.shape)}")
+            shapes.append(f"{name} {write_dims(stored.shape)}, not {write_dims(place.tensor.shape)}")
         elif stored.dtype != wanted:
             kinds.append(f"{name} {stored.dtype}, not {wanted}")
         if slots.setdefault((id(place.module), place.name), keys[name]) != keys[name]:
@@ -97,7 +97,3 @@ def _check(file: Opened, what: str, names: Sequence[str], known: Iterable[str] =
             near=near(names[0], known),
             write="load(path, base=<what built the model that was saved>), or a fresh copy of the file",
         )
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return " ".join(map(str, shape)) or "scalar"

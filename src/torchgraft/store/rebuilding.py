@@ -23,7 +23,7 @@ from torchgraft.sources.skeleton import emptied, skeleton
 from torchgraft.store.constants import cast, differing
 from torchgraft.store.examples import from_plain
 from torchgraft.store.record import Record, described, other_versions, unlike, versions_for
-from torchgraft.text import kind, plural
+from torchgraft.text import kind, plural, write_error
 from torchgraft.transform import replayed
 
 _MOST_PARTS = 50_000
@@ -150,6 +150,6 @@ def _failed(record: Record, summary: str, error: Exception) -> StoreError:
             error.write,
         )
     else:
-        found, near, write = f"{type(error).__name__}: {error}".splitlines()[0][:200], (), ""
+        found, near, write = write_error(error), (), ""
     other = other_versions(record)
     return StoreError(summary, found=f"{found}; {other}" if other else found, near=near, write=write)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 _WIDE: Mapping[torch.dtype, torch.dtype] = {
     torch.float16: torch.float64,
@@ -31,10 +32,5 @@ def widened(value: object) -> object:
         >>> widened(({"dtype": torch.float32}, 1))
         ({'dtype': torch.float64}, 1)
     """
-    if isinstance(value, torch.Tensor):
-        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
-    if isinstance(value, torch.dtype):
-        return _WIDE.get(value, value)
-    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-        return type(value)(map(widened, value))
-    return {key: widened(item) for key, item in value.items()} if isinstance(value, dict) else value
+    wide = tree_map_only(torch.Tensor, lambda t: t.to(_WIDE.get(t.dtype, t.dtype)), value)
+    return tree_map_only(torch.dtype, lambda dtype: _WIDE.get(dtype, dtype), wide)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import attrs
 from torch import nn
 
-from torchgraft.alignment.alignment import Ambiguity, Mismatch, Shape
+from torchgraft.alignment.alignment import Ambiguity, Mismatch
 from torchgraft.errors import ModelError
-from torchgraft.text import kind, plural, spelled
+from torchgraft.text import kind, plural, spelled, write_dims
 
 _KEY = "_torchgraft_loaded"
 _SHOWN = 4
@@ -90,7 +90,7 @@ class LoadReport:
             ("left", _some(self.left)),
             ("prefix", _prefix(self)),
             ("found by", "" if names else ", ".join(f"{what} {n}" for what, n in self.evidence)),
-            ("differ", _some([f"{m.target} {_dims(m.found)} -> {_dims(m.asked)}" for m in self.mismatched])),
+            ("differ", _some([f"{m.target} {_change(m)}" for m in self.mismatched])),
             ("new", _some(self.missing)),
             ("ambiguous", _some([f"{a.target} ({' | '.join(a.candidates)})" for a in self.ambiguous])),
             ("excluded", _some(self.excluded)),
@@ -148,10 +148,10 @@ def _prefix(report: LoadReport) -> str:
     return ", ".join(f'"{text}" {what}' for text, what in parts if text)
 
 
-def _dims(shape: Shape) -> str:
-    return " ".join(map(str, shape)) or "scalar"
-
-
 def _some(items: Sequence[str]) -> str:
     more = f" ... and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return ", ".join(items[:_SHOWN]) + more
+
+
+def _change(one: Mismatch) -> str:
+    return f"{write_dims(one.found)} -> {write_dims(one.asked)}"

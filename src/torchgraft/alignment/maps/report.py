@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.alignment.entry import Ambiguity, Mismatch, Shape
-from torchgraft.text import columns, plural
+from torchgraft.text import columns, plural, write_dims
 
 _SHOWN = 12
 _CANDIDATES = 4
@@ -33,13 +33,13 @@ def groups(
     unused: Mapping[str, Shape],
 ) -> list[str]:
     """Write the tensors that nothing was found for, group by group."""
-    pairs = [(m.target, _size(m.asked), "<-", m.source, _size(m.found)) for m in mismatched]
+    pairs = [(m.target, write_dims(m.asked), "<-", m.source, write_dims(m.found)) for m in mismatched]
     doubts = [(a.target, "<-", _candidates(a.candidates)) for a in ambiguous]
     tables: list[tuple[str, Sequence[tuple[str, ...]]]] = [
         ("differ in shape", pairs),
         ("ambiguous", doubts),
-        ("missing", [(key, _size(shape)) for key, shape in missing.items()]),
-        ("unused", [(key, _size(shape)) for key, shape in unused.items()]),
+        ("missing", [(key, write_dims(shape)) for key, shape in missing.items()]),
+        ("unused", [(key, write_dims(shape)) for key, shape in unused.items()]),
     ]
     lines: list[str] = []
     for title, rows in tables:
@@ -48,10 +48,6 @@ def groups(
             more = [f"... and {len(rows) - _SHOWN:,} more"] if len(rows) > _SHOWN else []
             lines += [f"  {title}", *(f"    {line}" for line in (*table, *more))]
     return lines
-
-
-def _size(shape: Shape) -> str:
-    return " ".join(map(str, shape)) or "scalar"
 
 
 def _candidates(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from torchgraft.alignment.match.places import Place, Places
 from torchgraft.alignment.match.prints import Drawer, Print, print_of
@@ -194,8 +195,8 @@ class _Lockstep:
                 self.seen[place.number] = known
         put = {value: self._filled(number, value, given[value]) for value in self._used.get(number, ())}
         exchanged = {id(given[value]): tensor for value, tensor in put.items()}
-        given_args = [_exchanged(item, exchanged) for item in args]
-        return func(*given_args, **{name: _exchanged(item, exchanged) for name, item in kwargs.items()})
+        args, kwargs = tree_map_only(torch.Tensor, lambda t: exchanged.get(id(t), t), (args, kwargs))
+        return func(*args, **kwargs)
 
     def _filled(self, number: int, value: int, tensor: torch.Tensor) -> torch.Tensor:
         """Put the parameters of the source in the place of the target's."""
@@ -277,13 +278,3 @@ def _changes_nothing(seen: Print | None, run: Callable[[], object]) -> bool:
     made = tensors_in(run())
     after = print_of(made[0]) if made else None
     return seen is not None and after is not None and seen.distance(after) <= _SAME
-
-
-def _exchanged(value: object, tensors: Mapping[int, torch.Tensor]) -> object:
-    if isinstance(value, torch.Tensor):
-        return tensors.get(id(value), value)
-    if isinstance(value, (tuple, list)):
-        return type(value)([_exchanged(item, tensors) for item in value])
-    if isinstance(value, dict):
-        return {key: _exchanged(item, tensors) for key, item in value.items()}
-    return value

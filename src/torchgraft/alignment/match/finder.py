@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import torch
 
-from torchgraft.alignment.match.kinds import Slot, kind_of
+from torchgraft.alignment.match.kinds import Slot, flatten, kind_of
 from torchgraft.alignment.match.operands import Operands, Tensors
 from torchgraft.alignment.match.operations import (
     FRESH,
@@ -184,7 +184,7 @@ class _Finder:
         name = op.name.rstrip("_")
         bias = self._bias_of(op, signals, used)
         if bias is not None:
-            self._slot(bias, "b", Slot(number, used[0], _flat))
+            self._slot(bias, "b", Slot(number, used[0], flatten))
             if self._once(op.outputs[0]) and bias.kind != "linear":
                 self.layer[op.outputs[0]] = bias.number
             return self.origin[signals[0]]
@@ -204,7 +204,7 @@ class _Finder:
         parents = list(dict.fromkeys((self._from(number, value), "") for value in signals))
         if name == "mul" and len(used) == 1 and len(parents) == 1 and self._channels(used[0]):
             place = self._place("affine", (), number, signals[0], parents)
-            self._slot(place, "w", Slot(number, used[0], _flat))
+            self._slot(place, "w", Slot(number, used[0], flatten))
             self.layer[op.outputs[0]] = place.number
             return place.number
         return self._operand(number, op, signals[0], used, parents).number
@@ -290,10 +290,6 @@ class _Finder:
 
 def _value(item: object) -> int:
     return getattr(item, "value", -1)
-
-
-def _flat(t: torch.Tensor) -> torch.Tensor:
-    return t.reshape(-1)
 
 
 def _squeezed(t: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,8 @@ def _same(t: torch.Tensor) -> torch.Tensor:
     return t
 
 
-def _flat(t: torch.Tensor) -> torch.Tensor:
+def flatten(t: torch.Tensor) -> torch.Tensor:
+    """Return all numbers of a tensor in a row."""
     return t.reshape(-1)
 
 
@@ -102,25 +103,25 @@ def kind_of(op: Op, shapes: Sequence[torch.Size], signals: Container[int]) -> Ki
     if name in ("convolution", "_convolution"):
         return _convolution(op, shapes)
     if name == "addmm":
-        return Kind("linear", (), (("b", 0, _flat), ("w", 2, _turned)), 1)
+        return Kind("linear", (), (("b", 0, flatten), ("w", 2, _turned)), 1)
     if name in ("mm", "matmul"):
         return Kind("linear", (), (("w", 1, _turned),), 0)
     if name == "linear":
-        return Kind("linear", (), (("w", 1, _same), ("b", 2, _flat)), 0)
+        return Kind("linear", (), (("w", 1, _same), ("b", 2, flatten)), 0)
     if name == "bmm":
         return Kind("linear", (), (("w", 1, _first_turned),), 0)
     if "batch_norm" in name:
-        slots = tuple((slot, place, _flat) for place, slot in enumerate("wbmv", 1))
+        slots = tuple((slot, place, flatten) for place, slot in enumerate("wbmv", 1))
         return Kind("norm", (), slots, 0)
     if name == "native_layer_norm":
-        return Kind("affine", (), (("w", 2, _flat), ("b", 3, _flat)), 0)
+        return Kind("affine", (), (("w", 2, flatten), ("b", 3, flatten)), 0)
     if name == "native_group_norm":
-        return Kind("affine", (), (("w", 1, _flat), ("b", 2, _flat)), 0)
+        return Kind("affine", (), (("w", 1, flatten), ("b", 2, flatten)), 0)
     if name == "_fused_rms_norm":
-        return Kind("affine", (), (("w", 2, _flat),), 0)
+        return Kind("affine", (), (("w", 2, flatten),), 0)
     if name == "addcmul":
         signal = next((at for at in (1, 2) if getattr(op.args[at], "value", None) in signals), 1)
-        return Kind("affine", (), (("b", 0, _flat), ("w", 3 - signal, _flat)), signal)
+        return Kind("affine", (), (("b", 0, flatten), ("w", 3 - signal, flatten)), signal)
     return None
 
 
@@ -135,7 +136,7 @@ def _convolution(op: Op, shapes: Sequence[torch.Size]) -> Kind:
     kernel, size = tuple(shapes[weight][2:]), tuple(shapes[signal][2:])
     steps = tuple(cast("Sequence[int]", stride))
     dense = groups == 1 and not transposed
-    bias = ("b", 2, _flat)
+    bias = ("b", 2, flatten)
     if dense and all(k == 1 for k in kernel):
         hyper = steps if any(s > 1 for s in steps) else ()
         return Kind("linear", hyper, (("w", 1, _rows), bias), 0)

@@ -13,6 +13,7 @@ from typing import cast
 import attrs
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from torchgraft.alignment.entry import squeezed
 from torchgraft.alignment.match.operations import COPIES, MOVES
@@ -252,13 +253,5 @@ def called(op: Op, given: Mapping[int, torch.Tensor], kwargs: Mapping[str, objec
     """
     run: Callable[..., object] | None = op.func
     assert run is not None
-    args = [_filled(item, given) for item in op.args]
-    return run(*args, **{name: _filled(item, given) for name, item in kwargs.items()})
-
-
-def _filled(args: object, given: Mapping[int, torch.Tensor]) -> object:
-    if isinstance(args, Ref):
-        return given[args.value]
-    if isinstance(args, tuple):
-        return tuple(_filled(item, given) for item in args)
-    return args
+    args, named = tree_map_only(Ref, lambda ref: given[ref.value], (op.args, dict(kwargs)))
+    return run(*args, **named)

@@ -13,7 +13,7 @@ import attrs
 import torch
 
 from torchgraft.alignment.entry import Shape, squeezed
-from torchgraft.alignment.match.kinds import Slot
+from torchgraft.alignment.match.kinds import Slot, flatten
 from torchgraft.alignment.match.operands import Operand
 from torchgraft.alignment.match.places import Place, Places
 from torchgraft.graph.deep.record import Record
@@ -213,7 +213,7 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
         place = Place(number, str(unit.label[0]), (unit.role,) if unit.role else (), -1, -1, [])
         for slot, key in unit.keys.items():
             rows = None if slot == "b" and unit.own_bias else unit.rows
-            form = _matrix if unit.label[0] == "w" and slot == "w" else _plain if slot[0] == "p" else _flat
+            form = _matrix if unit.label[0] == "w" and slot == "w" else _plain if slot[0] == "p" else flatten
             place.slots[slot] = Slot(-1, held.value(key), form, rows)
             place.shapes[slot] = None
         if "p0" in place.slots:  # a tensor alone may scale as well as be added
@@ -229,7 +229,3 @@ def _matrix(t: torch.Tensor) -> torch.Tensor:
 
 def _plain(t: torch.Tensor) -> torch.Tensor:
     return t.squeeze()
-
-
-def _flat(t: torch.Tensor) -> torch.Tensor:
-    return t.reshape(-1)

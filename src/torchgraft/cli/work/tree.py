@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from torchgraft.select.drawing import Line, joined, lines_of
-from torchgraft.text import columns
+from torchgraft.text import columns, write_dims
 
 _LONGEST = 40
 _DEEPEST = 40
@@ -54,7 +54,7 @@ def name_tree(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, every: bool
         held = top
         for part in path:
             held = held.setdefault(f"{part}.", {})  # so named that no tensor is in its way
-        held[last] = dtype, " ".join(map(str, shape)) or "scalar"
+        held[last] = dtype, write_dims(shape)
 
     return _drawn(_names(top), every=every)
 

@@ -6,20 +6,27 @@ is computed. Values are numbered as they are made; a write renews all that share
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
+import random
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar, cast
 
 import attrs
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map, tree_map_only
 
-from torchgraft.graph.dry.known import Constants
-from torchgraft.graph.probe import Arguments
-from torchgraft.graph.proxy import attributes_of, tensors_in
-from torchgraft.graph.run import ModuleCall, Recorder, knowing, run_on_meta
-from torchgraft.graph.shadow import mark
+from torchgraft.graph.caches import fresh_caches
+from torchgraft.graph.clone import clone
+from torchgraft.graph.constant_values import Constants, ReadConstants, reads_values
+from torchgraft.graph.modes import no_autocast_on_meta
+from torchgraft.graph.proxy import attributes_of, tensors_in, to_meta
+from torchgraft.graph.run import FAILED, UNTIL, Arguments, ModuleCall, Run
+from torchgraft.graph.shadow import Chain, Shadows, Stage, mark
 
 
 @attrs.frozen
@@ -79,8 +86,8 @@ class Scope:
 
 
 @attrs.frozen(eq=False)
-class Record:
-    """What a run did.
+class Record(Run):
+    """What a run did, down to primitive operations.
 
     Args:
         shapes: shape of every value.
@@ -91,7 +98,6 @@ class Record:
         outputs: the values that it returned.
         given: the parameters and buffers, as they were before anything was written into them.
         modal: paths of the modules that read their mode.
-        calls: what the calls of modules got and gave, in the order in which they ended.
     """
 
     shapes: tuple[torch.Size, ...]
@@ -102,46 +108,135 @@ class Record:
     outputs: tuple[int, ...]
     given: Mapping[int, str] = attrs.field(factory=dict)
     modal: frozenset[str] = frozenset()
-    calls: tuple[ModuleCall, ...] = attrs.field(default=(), repr=False)
 
 
-def record(model: nn.Module, arguments: Arguments, *, training: bool = False) -> Record:
+class Step(Protocol):
+    """Runs one operation of a model in the place of the usual way to do it."""
+
+    def __call__(
+        self,
+        number: int,
+        func: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        values: tuple[int, ...],
+    ) -> object:
+        """Run operation ``number``, whose tensors have the numbers ``values``."""
+
+
+def record(model: Stage, arguments: Arguments, *, training: bool = False, strict: bool = False) -> Record:
     """Run a model on meta tensors and record what it does.
 
     Args:
-        model: the model; it is only read.
+        model: the model, or another callable; it is only read.
         arguments: positional and keyword arguments that it takes.
         training: the mode to run in.
+        strict: refuse inputs and weights of different dtypes, which the meta device takes.
 
     Returns:
         The record.
     """
 
     def run(known: Constants | None) -> Record:
-        values = Values()
-        recorder = Scopes(values, training=training, constants=known)
-        with Ops(values, recorder):
-            run_on_meta(model, *arguments, training=training, recorder=recorder)
-        return made_of(values, recorder)
+        return record_with(Scopes(training, known, strict=strict), model, arguments)
 
-    return knowing(run)
+    # What a function does to real tensors is not done to them where constants are known.
+    return (
+        _knowing(run) if all(isinstance(stage, nn.Module) for stage in _stages(model)) else run(Constants())
+    )
 
 
-def made_of(values: Values, recorder: Scopes) -> Record:
-    """Make the record of what was noted in a run."""
-    scopes = tuple(recorder.scopes)
-    root = scopes[0]
+def record_with(scopes: Scopes, model: Stage, arguments: Arguments, step: Step | None = None) -> Record:
+    """Run the shadow of a model and record what it does.
+
+    Args:
+        scopes: what takes note of the calls, and says what stands for tensors.
+        model: the model, or another callable; it is only read.
+        arguments: positional and keyword arguments that it takes.
+        step: runs an operation, or does something else in its place; the usual way if there is none.
+
+    Returns:
+        The record, numbered as that of any other run of the same model.
+    """
+    shadow = Shadows(scopes).stage(model)
+    modules = nn.ModuleList(stage for stage in _stages(model) if isinstance(stage, nn.Module))
+    try:
+        with _apart(), fresh_caches(modules):
+            with scopes.place():
+                scopes.ready(shadow)
+            args = [scopes.given(value) for value in arguments[0]]
+            kwargs = {name: scopes.given(value) for name, value in arguments[1].items()}
+            with Ops(scopes, step), scopes.place():
+                output = shadow(*args, **kwargs)
+    except Exception as error:
+        vars(error)[UNTIL] = tuple(scopes.calls)
+        raise
+    values, root = scopes.values, next((scope for scope in scopes.scopes if scope.parent < 0), None)
     return Record(
         tuple(values.shapes),
         tuple(values.ops),
-        scopes,
-        {values.now(tensor): key for key, tensor in recorder.keys.items()},
-        root.inputs,
-        tuple(value for _, value in root.outputs),
-        recorder.first,
-        frozenset(recorder.modal),
-        tuple(recorder.calls),
+        tuple(scopes.scopes),
+        {values.now(tensor): key for key, tensor in scopes.keys.items()},
+        root.inputs if root is not None else (),
+        tuple(values.now(tensor) for _, tensor in ways(output)),
+        scopes.first,
+        frozenset(scopes.modal),
+        calls=tuple(scopes.calls),
+        output=scopes.noted(output),
+        training=scopes.mode,
     )
+
+
+def _stages(model: Stage) -> Sequence[Stage]:
+    return model.stages if isinstance(model, Chain) else [model]
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Leave random numbers and gradients alone, and have attention spelled out in primitive operations."""
+    python, fast = random.getstate(), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(python)
+
+
+def output_of(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object] | None = None) -> object:
+    """Return what the output of a module looks like, by a run on meta tensors, else on zeros."""
+    try:
+        return record(module, (args, kwargs or {})).output
+    except Exception as error:
+        if not reads_values(error):
+            raise
+    return _on_zeros(module, args, kwargs or {})
+
+
+def _on_zeros(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """Run a clone of a module once on zeros, and return what its output looks like."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    trial = clone(module).eval()
+    with _disable_current_modes(), torch.random.fork_rng(devices=[]), torch.no_grad(), device:
+        given, named = tree_map_only(
+            torch.Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype), (args, kwargs)
+        )
+        return to_meta(trial(*given, **named))
+
+
+_T = TypeVar("_T")
+
+
+def _knowing(run: Callable[[Constants | None], _T]) -> _T:
+    """Make a run; one that reads values is made again, with small constants known."""
+    try:
+        return run(None)
+    except Exception as error:
+        if not reads_values(error):
+            raise
+    return run(Constants())
 
 
 class Values:
@@ -184,40 +279,94 @@ class Values:
         return [other for other in known if other is not None and other is not tensor]
 
 
-class Scopes(Recorder):
-    """Take note of which call an operation runs in."""
+class Scopes:
+    """Take note of every call in a run, and of which call an operation runs in.
 
-    def __init__(self, values: Values, *, training: bool, constants: Constants | None = None) -> None:
-        super().__init__(training, constants)
+    Args:
+        training: the mode that forwards read.
+        constants: what is known of small tensors; nothing by default.
+        values: the numbers of values.
+        strict: refuse inputs and weights of different dtypes.
+    """
+
+    is_live = False
+
+    def __init__(
+        self,
+        training: bool,
+        constants: Constants | None = None,
+        values: Values | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        self.calls: list[ModuleCall] = []
+        self.constants = constants
+        self.modal: set[str] = set()
+        self.mode = training
+        self.values = values or Values()
+        self.strict = strict
         self.scopes: list[Scope] = []
         self.keys: dict[str, torch.Tensor] = {}
         self.first: dict[int, str] = {}
         self.current = -1
-        self._values = values
         self._numbers: dict[int, int] = {}
+        self._clock = 0
+        self._meta: dict[int, torch.Tensor] = {}
+
+    def ready(self, shadow: Stage) -> None:
+        """Make the twins of all tensors, and drop the caches that a module drops when its mode changes.
+
+        Neither is part of the run.
+        """
+        if isinstance(shadow, nn.Module):
+            model = mark(shadow).source
+            for tensor in (*model.parameters(), *model.buffers()):
+                self.convert(tensor)
+            with contextlib.suppress(Exception):  # some are made for one mode alone
+                shadow.train(not self.mode)
+                shadow.train(self.mode)
+            self.modal.clear()
 
     def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Run the forward of a shadow in a scope of its own."""
+        # Containers are copied: a caller may go on to fill the list that it passed.
+        given = cast("tuple[object, ...]", self.noted(args)), cast("dict[str, object]", self.noted(kwargs))
         parent, self.current = self.current, len(self.scopes)
-        mine, start = self.current, len(self._values.ops)
-        given = tuple(self._values.now(t) for t in tensors_in((args, kwargs)))
+        mine, start = self.current, len(self.values.ops)
+        inputs = tuple(self.values.now(t) for t in tensors_in((args, kwargs)))
         me = mark(shadow)
-        self.scopes.append(Scope(me.path, type(me.source), -1, parent, start, start, given, ()))
+        self.scopes.append(Scope(me.path, type(me.source), -1, parent, start, start, inputs, ()))
+        self._clock = started = self._clock + 1
         try:
-            output = super().call(shadow, args, kwargs)
+            output = self._forward(shadow, args, kwargs)
         finally:
             self.current = parent
+        self._clock += 1
+        self.calls.append(ModuleCall(me.path, me.source, *given, self.noted(output), started, self._clock))
         number = self._numbers[id(me.source)] = self._numbers.get(id(me.source), -1) + 1
-        made = tuple((way, self._values.now(tensor)) for way, tensor in ways(output))
-        end = len(self._values.ops)
-        self.scopes[mine] = Scope(me.path, type(me.source), number, parent, start, end, given, made)
+        made = tuple((way, self.values.now(tensor)) for way, tensor in ways(output))
+        end = len(self.values.ops)
+        self.scopes[mine] = Scope(me.path, type(me.source), number, parent, start, end, inputs, made)
         return output
 
-    def hidden(self, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> object:
-        """Record a call whose operations cannot be seen as one operation."""
-        given = tuple(self._values.now(t) for t in tensors_in((args, kwargs)))
-        made = tuple(self._values.now(t) for t in tensors_in(output))
-        self._values.ops.append(Op("hidden", tuple(map(Ref, given)), {}, given, made, self.current))
+    def _forward(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        hooked = shadow._forward_hooks or shadow._forward_pre_hooks
+        forward: Callable[..., object] = shadow._call_impl if hooked else shadow.forward
+        try:
+            return forward(*args, **kwargs)
+        except Exception as error:
+            # What has no weights, as monitors and quantisers have none, may look at values.
+            me = mark(shadow)
+            weighs = any(p.ndim > 1 for p in me.source.parameters())
+            if weighs or self.constants is None or not reads_values(error):
+                error.add_note(f"in {me.path or 'the root'}, a {type(me.source).__name__}")
+                vars(error).setdefault(FAILED, ModuleCall(me.path, me.source, args, kwargs, None))
+                raise
+        # Its operations cannot be seen, so it stands as one.
+        output = _on_zeros(me.source, args, kwargs)
+        given = tuple(self.values.now(t) for t in tensors_in((args, kwargs)))
+        made = tuple(self.values.now(t) for t in tensors_in(output))
+        self.values.ops.append(Op("hidden", tuple(map(Ref, given)), {}, given, made, self.current))
         return output
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
@@ -226,17 +375,56 @@ class Scopes(Recorder):
         key = f"{mark(shadow).path}.{name}".lstrip(".")
         if key not in self.keys:
             self.keys[key] = known
-            self.first.setdefault(self._values.now(known), key)
+            self.first.setdefault(self.values.now(known), key)
+        return known
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Make new tensors on the meta device, and know small ones."""
+        known = contextlib.nullcontext() if self.constants is None else ReadConstants(self.constants)
+        with torch.device("meta"), no_autocast_on_meta(), known:
+            yield
+
+    def given(self, value: object) -> object:
+        """Return what a model gets for its arguments."""
+        return to_meta(value)
+
+    def noted(self, value: object) -> object:
+        """Keep of an argument or a result what it looks like."""
+        return to_meta(value)
+
+    def assign(self, shadow: nn.Module, name: str, value: object) -> None:
+        """Let a forward write on its shadow."""
+        for store in ("_parameters", "_buffers"):
+            if name in mark(shadow).source.__dict__[store]:
+                getattr(shadow, store)[name] = value
+
+    def training(self, shadow: nn.Module) -> bool:
+        """Give the mode of the run, and note who asks."""
+        self.modal.add(mark(shadow).path)
+        return self.mode
+
+    def convert(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give the meta tensor of a tensor, one for each."""
+        known = self._meta.get(id(tensor))
+        if known is None:
+            known = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            if isinstance(tensor, nn.Parameter):
+                known = nn.Parameter(known, requires_grad=tensor.requires_grad)
+            self._meta[id(tensor)] = known
+            if self.constants is not None:
+                self.constants.learn(known, tensor)
         return known
 
 
 class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
     """Take note of every primitive operation."""
 
-    def __init__(self, values: Values, scopes: Scopes) -> None:
+    def __init__(self, scopes: Scopes, step: Step | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
-        self._values = values
+        self._values = scopes.values
         self._scopes = scopes
+        self._step = step
         self._made: dict[object, tuple[tuple[tuple[torch.Size, tuple[int, ...]], torch.dtype], ...]] = {}
 
     def __torch_dispatch__(
@@ -247,11 +435,22 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
         kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = kwargs or {}
-        values = self._values
+        values, constants = self._values, self._scopes.constants
+        if constants is not None:
+            if constants.are_apart(tensors_in((args, kwargs))) and not func._schema.is_mutable:
+                return func(*args, **kwargs)
+            args, kwargs = tree_map(constants.twin, (args, kwargs))
         taken: list[int] = []
         given = self._refs(args, taken), self._refs(kwargs, taken)
-        output = self.run(func, args, kwargs, tuple(taken))
         written = _written(func, args, kwargs)
+        if constants is None and not self._scopes.is_live and not all(t.is_meta for t in written):
+            raise RuntimeError("a run on meta tensors does not write into others")  # it is made with twins
+        if self._scopes.strict and func in _ALIKE:
+            _check_dtypes(tensors_in(args))
+        if self._step is None:
+            output = self._run(func, args, kwargs)
+        else:
+            output = self._step(len(values.ops), func, args, kwargs, tuple(taken))
         for tensor in written:
             values.renew(tensor)
         made = tuple(values.now(tensor) for tensor in tensors_in(output))
@@ -266,15 +465,13 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
                     values.ops.append(Op("written", refs, {}, both, (values.renew(other),), scope))
         return output
 
-    def run(
-        self,
-        func: torch._ops.OpOverload,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-        taken: tuple[int, ...],  # noqa: ARG002 - for those who look at what runs
+    def _run(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> object:
         """Run one operation; what the same one made of tensors that look the same is not worked out again."""
-        if self._scopes.constants is not None or _hands_on(func):
+        if self._scopes.constants is not None:
+            return self._scopes.constants.run(func, args, kwargs)
+        if _hands_on(func):
             return func(*args, **kwargs)
         look = _look_of((args, kwargs))
         try:
@@ -317,6 +514,18 @@ def _look_of(value: object) -> object:
     if isinstance(value, dict):
         return tuple((key, _look_of(item)) for key, item in value.items())
     return type(value), value  # for 1, 1.0 and True are equal
+
+
+def _check_dtypes(tensors: Iterable[torch.Tensor]) -> None:
+    dtypes = dict.fromkeys(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
+    if len(dtypes) > 1:
+        raise RuntimeError(f"input and weights should have one dtype, but have {' and '.join(dtypes)}")
+
+
+_ALIKE = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("convolution", "linear", "mm", "bmm", "addmm", "baddbmm")
+)
 
 
 def ways(

@@ -55,7 +55,7 @@ def carry(draft: Draft, taps: Sequence[Tap], turns: Mapping[str, Turn], *, keep_
     memory = Memory(draft)
     for owner, mark in marks:
         (source,) = mark.all_input_nodes
-        if not memory.written_after(owner, mark, [source]):
+        if not memory.written_after(owner, mark, source):
             mark.replace_all_uses_with(source)
             mark.graph.erase_node(mark)
     draft.rerun()

@@ -9,7 +9,6 @@ import enum
 from collections import OrderedDict
 from collections.abc import Container, Iterable
 from collections.abc import Set as AbstractSet
-from typing import cast
 
 import torch
 from torch import fx, nn
@@ -20,7 +19,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.guard import baked, counted, guard, nothing, passed_on
 from torchgraft.graph.kinds import is_unit
 from torchgraft.graph.modes import enter, leave
-from torchgraft.graph.nodes import canonical, is_in_place, plain_name
+from torchgraft.graph.nodes import canonical, is_in_place
 
 CHECKS = frozenset((guard, baked, counted, nothing, passed_on, torch._assert, torch._check))
 _HARMLESS = CHECKS | {enter, leave, OrderedDict}
@@ -62,44 +61,41 @@ class Memory:
         self._draft = draft
         self._known: dict[object, Effect] = {}
 
-    def written_after(self, owner: str, position: fx.Node, values: Iterable[fx.Node]) -> bool:
-        """Return True if something may write into values once a node has run.
+    def written_after(self, owner: str, position: fx.Node, value: fx.Node) -> bool:
+        """Return True if something may write into a value once a node has run.
 
         Args:
             owner: path of the level.
             position: the node.
-            values: nodes with the values.
+            value: node with the value.
         """
-        if not self._is_any_written(owner, position):
+        written, above = self._written(owner, position), self._is_written_above(owner)
+        if not (written or above):
             return False
-        shared = self.shared(owner, values)
-        if not shared.isdisjoint(self._written(owner, position)):
-            return True
-        for call in self._draft.calls(owner) if owner else ():
-            given = [s for n in shared if n.op == "placeholder" for s in given_for(call.node, n)]
-            given += _received(call.node, position.graph, shared)
-            if given and self.written_after(call.owner, call.node, given):
-                return True
-        return False
+        shared, end = self.shared(owner, [value]), end_of(value.graph)
+        if above and any(node.op == "placeholder" or end in node.users for node in shared):
+            return True  # where what leaves a level goes is not looked up
+        # Each read of a parameter is a node of its own.
+        return bool(written) and (not shared.isdisjoint(written) or any(n.op == "get_attr" for n in shared))
 
-    def _is_any_written(self, owner: str, position: fx.Node) -> bool:
-        if self._written(owner, position):
-            return True
-        calls = self._draft.calls(owner) if owner else ()
-        return any(self._is_any_written(call.owner, call.node) for call in calls)
-
-    def _written(self, owner: str, position: fx.Node) -> list[fx.Node]:
-        """List the nodes whose values may be written into once another node has run."""
+    def _written(self, owner: str, position: fx.Node) -> set[fx.Node]:
+        """Return the nodes whose values may be written into after another node."""
         nodes = list(position.graph.nodes)
         place = nodes.index(position) + 1
         later = set(nodes[place:])
-        return [node for node in nodes[:place] if self._is_written(owner, node, later)]
+        return {
+            n for n in nodes[:place] if not later.isdisjoint(n.users) and self._is_written(owner, n, later)
+        }
 
     def _is_written(self, owner: str, node: fx.Node, later: AbstractSet[fx.Node]) -> bool:
         if later.isdisjoint(node.users):
             return False
         shared = self.shared(owner, [node], later)
         return any(self.effect(owner, u, n) is Effect.WRITES for n in shared for u in n.users if u in later)
+
+    def _is_written_above(self, owner: str) -> bool:
+        calls = self._draft.calls(owner) if owner else ()
+        return any(self._written(c.owner, c.node) or self._is_written_above(c.owner) for c in calls)
 
     def shared(
         self, owner: str, sources: Iterable[fx.Node], within: Container[fx.Node] | None = None
@@ -178,15 +174,6 @@ def given_for(call: fx.Node, parameter: fx.Node) -> list[fx.Node]:
     elif place < len(call.args):
         given = call.args[place]
     return [item for item in tree_leaves(given) if isinstance(item, fx.Node)]
-
-
-def _received(call: fx.Node, graph: fx.Graph, shared: AbstractSet[fx.Node]) -> list[fx.Node]:
-    """Return where a call hands on what a level returns of some values: parts of a tuple one by one."""
-    values, end = end_of(graph).args[0], end_of(graph).all_input_nodes
-    if not isinstance(values, tuple) or any(plain_name(user.target) != "getitem" for user in call.users):
-        return [] if shared.isdisjoint(end) else [call]
-    parts = [(user, values[cast("int", user.args[1])]) for user in call.users]
-    return [part for part, value in parts if isinstance(value, fx.Node) and value in shared]
 
 
 def end_of(graph: fx.Graph) -> fx.Node:

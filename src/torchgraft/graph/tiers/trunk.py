@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -69,8 +70,8 @@ class Trunk:
         """Number of the first operation that mixes channels: before it there is but the image."""
         self.reaching = self._reaching(record)
         self.cuts = self._cuts(record)
-        self._depths: dict[int, int] = {}
-        self._merging: dict[int, bool] = {}
+        self.depth = functools.cache(self._depth)
+        self.merges = functools.cache(self._merges)
 
     def maps(self, number: int) -> list[Map]:
         """List the maps that a call gives, the first one of each stride.
@@ -107,14 +108,8 @@ class Trunk:
         """Return the operations that run in a call."""
         return self.ops[self.scopes[number].start : self.scopes[number].end]
 
-    def depth(self, number: int) -> int:
-        """Count the operations that mix channels of maps, on the longest way through a call."""
-        known = self._depths.get(number)
-        if known is None:
-            known = self._depths[number] = self._depth(number)
-        return known
-
     def _depth(self, number: int) -> int:
+        """Count the operations that mix channels of maps, on the longest way through a call."""
         longest: dict[int, int] = {}
         for op in self.run_in(number):
             before = max((longest.get(value, 0) for value in op.inputs), default=0)
@@ -122,14 +117,8 @@ class Trunk:
             longest.update((value, before + mixes) for value in op.outputs)
         return max((longest.get(value, 0) for _, value in self.scopes[number].outputs), default=0)
 
-    def merges(self, number: int) -> bool:
-        """Tell whether ways part and meet again in a call."""
-        known = self._merging.get(number)
-        if known is None:
-            known = self._merging[number] = self._merges(number)
-        return known
-
     def _merges(self, number: int) -> bool:
+        """Return True if ways part and meet again in a call."""
         return any(sum(v in self.layouts for v in set(op.inputs)) > 1 for op in self.run_in(number))
 
     def is_last(self, number: int) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import attrs
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from torchgraft.errors import AnalysisError
+from torchgraft.graph.deep.record import Op, Record, Ref, record
 from torchgraft.graph.following import EXAMPLE
 from torchgraft.graph.probe import Arguments, Example, arguments_of, guessed
 from torchgraft.graph.proxy import tensors_in
-from torchgraft.graph.run import Recorder, run_on_meta
-from torchgraft.graph.shadow import mark
 from torchgraft.spec import shape_text
+from torchgraft.text import write_dims, write_error
 
 
 @attrs.frozen(eq=False)
@@ -87,35 +88,30 @@ def _tried(model: nn.Module, example: Example) -> Effort:
     try:
         return _run(model, arguments)
     except Exception as error:  # noqa: BLE001 - a forward may fail in any way
-        said = str(error).splitlines()
-        return Effort(unknown=f"{type(error).__name__}: {said[0] if said else ''}"[:200])
+        return Effort(unknown=write_error(error))
 
 
 def _run(model: nn.Module, arguments: Arguments) -> Effort:
-    meter = FlopCounterMode(display=False)
-    counter = _Counter(meter)
-    with meter:
-        run = run_on_meta(model, *arguments, training=False, recorder=counter)
-    given = [" ".join(map(str, tensor.shape)) for tensor in tensors_in(arguments)]
+    made = record(model, arguments)
+    spent: dict[int, int] = {}
+    for op in made.ops:
+        cost, scope = _multiply_adds(made, op), op.scope
+        while cost and scope >= 0:
+            key = id(model.get_submodule(made.scopes[scope].path))
+            spent[key], scope = spent.get(key, 0) + cost, made.scopes[scope].parent
     shapes: dict[int, str] = {}
-    for call in sorted(run.calls, key=lambda call: call.started):
+    for call in sorted(made.calls, key=lambda call: call.started):
         shapes.setdefault(id(call.module), shape_text(call.output))
+    given = [write_dims(tensor.shape) for tensor in tensors_in(arguments)]
+    return Effort(", ".join(given), "", spent, shapes)
+
+
+def _multiply_adds(made: Record, op: Op) -> int:
+    count = flop_registry.get(op.func.overloadpacket) if op.func is not None else None
+    if count is None:
+        return 0
+    args, kwargs, out = tree_map_only(
+        Ref, lambda ref: made.shapes[ref.value], (op.args, op.kwargs, tuple(map(Ref, op.outputs)))
+    )
     # torch counts a multiplication and an addition as two
-    return Effort(", ".join(given), "", {key: spent // 2 for key, spent in counter.spent.items()}, shapes)
-
-
-class _Counter(Recorder):
-    """Take note of what each call of a module adds to a meter."""
-
-    def __init__(self, meter: FlopCounterMode) -> None:
-        super().__init__(training=False)
-        self.spent: dict[int, int] = {}
-        self._meter = meter
-
-    def call(self, shadow: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Run the forward of a shadow between two looks at the meter."""
-        start = self._meter.get_total_flops()
-        output = super().call(shadow, args, kwargs)
-        key = id(mark(shadow).source)
-        self.spent[key] = self.spent.get(key, 0) + self._meter.get_total_flops() - start
-        return output
+    return int(count(*args, **kwargs, out_val=out[0] if len(out) == 1 else out)) // 2

@@ -11,6 +11,7 @@ import attrs
 from torchgraft.show.difference.facts import Facts, Look, Reading, joined
 from torchgraft.show.difference.pairing import Pairs
 from torchgraft.show.difference.tensors import Keys, TensorDiff
+from torchgraft.text import write_dims
 
 _Counts = Counter[tuple[str, str, str]]
 _Child = tuple[str | None, str | None]
@@ -258,7 +259,7 @@ def _gradient(trainable: bool) -> str:
 
 
 def _tensor(shape: tuple[int, ...], role: str) -> str:
-    return " ".join(filter(None, (" ".join(map(str, shape)) or "scalar", role)))
+    return " ".join(filter(None, (write_dims(shape), role)))
 
 
 def _parent(path: str) -> str:

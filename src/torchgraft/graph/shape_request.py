@@ -1,29 +1,48 @@
-"""The question for shapes: what is run and on which inputs, checked and written as it was asked."""
+"""The request for shapes: what is run and on which inputs, checked and written as it was asked."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeGuard, cast
 
 import attrs
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
-from torchgraft.errors import GraftError, ModelError, OptionError
+from torchgraft.errors import AnalysisError, GraftError, ModelError, OptionError, ShapeError
 from torchgraft.graph.checks import check_model
-from torchgraft.graph.dry.misfit import Misfit
-from torchgraft.graph.dry.nested import Shape, is_shape, made
-from torchgraft.graph.dry.stages import DryRecorder, Stage, dry_run
-from torchgraft.graph.probe import Example, needed_by
-from torchgraft.graph.proxy import UnfollowableError
-from torchgraft.graph.run import Run
-from torchgraft.text import check_flags, kind, literal, near
+from torchgraft.graph.deep.record import Record, record
+from torchgraft.graph.layout_rules import taken
+from torchgraft.graph.probe import needed_by, probe
+from torchgraft.graph.proxy import UnfollowableError, tensors_in
+from torchgraft.graph.run import ModuleCall, failed_call
+from torchgraft.graph.shadow import Chain, Stage
+from torchgraft.text import check_flags, kind, literal, near, write_dims, write_error
+
+Shape = tuple[int, ...]
+
+_DOUBLINGS = 5
+
+
+def is_shape(value: object) -> TypeGuard[Sequence[int]]:
+    """Return True if a value is a shape: a sequence of integers."""
+    return isinstance(value, (tuple, list)) and all(type(side) is int for side in value)
+
+
+def _fill(value: object, dtype: torch.dtype) -> object:
+    """Put meta tensors in the place of the shapes of a nested value."""
+    return tree_map(
+        lambda item: torch.empty(tuple(item), dtype=dtype, device="meta") if is_shape(item) else item,
+        value,
+        is_leaf=is_shape,
+    )
 
 
 @attrs.frozen(eq=False)
-class Question:
-    """What was asked of a dry run: stages, and what the first of them is given.
+class Request:
+    """What was asked for: the stages to run, and what the first of them is given.
 
     Args:
         function: name of the function that asks, for messages.
@@ -68,51 +87,44 @@ class Question:
         for value in (*self.inputs, *self.named.values()):
             self._check_sides(value)
 
-    def run(self) -> Run:
+    def run(self) -> Record:
         """Run the stages.
 
         Raises:
             ShapeError: they run, but not on these inputs.
             AnalysisError: they do not run on meta tensors.
         """
-        recorder = DryRecorder(self.training)
         try:
-            return dry_run(self.stages, self.args(), self.kwargs(), recorder)
+            return self._record(self.args(), self.kwargs())
         except GraftError as error:
             error.asked = error.asked or repr(self)
             raise
         except (Exception, UnfollowableError) as error:
-            only = self.inputs[0] if len(self.inputs) == 1 and not self.named else None
-            misfit = Misfit(
-                asked=repr(self),
-                retry=self.retry,
-                name=" >> ".join(_name(stage) for stage in self.stages),
-                shape=tuple(only) if is_shape(only) else None,
-                runs=self._runs,
-                failed=recorder.failed,
-                stage=self.stages[0],
-            )
-            told = misfit.error(error)
+            told = _Misfit(self, failed_call(error)).error(error)
             if not told.write and isinstance(error, TypeError) and isinstance(self.stages[0], nn.Module):
                 told.write = f"{self.function}(model, {', '.join(needed_by(self.stages[0].forward))})"
             raise told from error
 
+    def runs(self, shape: Shape) -> bool:
+        """Return True if the stages run on an input of another shape."""
+        try:
+            self._record((_fill(shape, self._dtype()),), {})
+        except (Exception, UnfollowableError):  # noqa: BLE001 - a forward may fail in any way
+            return False
+        return True
+
+    def _record(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Record:
+        return record(Chain(self.stages), (args, kwargs), training=self.training, strict=True)
+
     def args(self) -> tuple[object, ...]:
         """Make the positional arguments."""
         dtype = self._dtype()
-        return tuple(made(value, dtype) for value in self.inputs)
+        return tuple(_fill(value, dtype) for value in self.inputs)
 
     def kwargs(self) -> dict[str, object]:
         """Make the keyword arguments."""
         dtype = self._dtype()
-        return {name: made(value, dtype) for name, value in self.named.items()}
-
-    def example(self) -> Example:
-        """Make the inputs as an example; by name where one is given by name."""
-        args, kwargs = self.args(), self.kwargs()
-        if kwargs and isinstance(self.stages[0], nn.Module):
-            return dict(inspect.signature(self.stages[0].forward).bind_partial(*args, **kwargs).arguments)
-        return args
+        return {name: _fill(value, dtype) for name, value in self.named.items()}
 
     def retry(self, shape: Shape) -> str:
         """Write the call with another shape."""
@@ -124,12 +136,10 @@ class Question:
         words += [f"{name}={_said(value)}" for name, value in self.named.items()]
         return f"{self.function}({', '.join([self._model(), *words, *self._flags()])})"
 
-    def _runs(self, shape: Shape) -> bool:
-        try:
-            dry_run(self.stages, (made(shape, self._dtype()),), {}, DryRecorder(self.training))
-        except (Exception, UnfollowableError):  # noqa: BLE001 - a forward may fail in any way
-            return False
-        return True
+    @property
+    def name(self) -> str:
+        """Names of the stages."""
+        return " >> ".join(_name(stage) for stage in self.stages)
 
     def _model(self, said: str = "") -> str:
         names = [said if isinstance(stage, nn.Module) and said else _said(stage) for stage in self.stages]
@@ -171,6 +181,81 @@ class Question:
         elif isinstance(value, (tuple, list, dict)):
             for item in value.values() if isinstance(value, dict) else value:
                 self._check_sides(item)
+
+
+@attrs.frozen(eq=False)
+class _Misfit:
+    """Say why a request does not run: which layer refused what, and an input that does fit.
+
+    Args:
+        asked: the request.
+        failed: the innermost call that failed; ``None`` where no module was called.
+    """
+
+    asked: Request
+    failed: ModuleCall | None
+
+    def error(self, error: BaseException) -> GraftError:
+        """Build the error to raise in the place of the one that torch raised."""
+        asked, found = repr(self.asked), f"{self._where()}{write_error(error)}"
+        given = self.asked.inputs[0] if len(self.asked.inputs) == 1 and not self.asked.named else None
+        shape = tuple(given) if is_shape(given) else None
+        for summary, others in self._ways_out(shape) if shape is not None else ():
+            other = next(filter(self.asked.runs, others), None)
+            if other is not None and shape is not None:
+                adapts = len(other) == len(shape) == 4 and other[2:] == shape[2:]
+                write = f"adapt_input({shape[1]})" if adapts else self.asked.retry(other)
+                return ShapeError(summary, asked=asked, found=found, write=write)
+        inner = self._mismatch()
+        if inner is not None:
+            summary = f"{inner[0]} takes {inner[1]} channels, it gets {inner[2]}"
+            return ShapeError(summary, asked=asked, found=found)
+        return AnalysisError(f"{self.asked.name} does not run on meta tensors", asked=asked, found=found)
+
+    def _ways_out(self, shape: Shape) -> Iterator[tuple[str, Iterable[Shape]]]:
+        """Yield what may be wrong with a shape, each with shapes of which one runs if it is so."""
+        name = self.asked.name
+        for other in ((1, *shape), shape[1:]):
+            yield f"{name} takes inputs with {len(other)} axes, this one has {len(shape)}", [other]
+        where, wanted, got = self._mismatch() or ("", 0, 0)
+        places = [axis for axis in range(1, len(shape)) if where and shape[axis] == got]
+        if places:
+            others = [(*shape[:axis], wanted, *shape[axis + 1 :]) for axis in places]
+            yield f"{where} takes {wanted} channels, the input has {got}", others
+        yield f"{name} does not run on an input of {write_dims(shape)}", self._sizes(shape)
+
+    def _sizes(self, shape: Shape) -> Iterator[Shape]:
+        if len(shape) > 2:
+            for power in range(1, _DOUBLINGS + 1):
+                yield (*shape[:-2], *(side * 2**power for side in shape[-2:]))
+        stage = self.asked.stages[0]
+        if isinstance(stage, nn.Module):
+            try:
+                usual = tensors_in(probe(stage, None).calls[-1].args)[0].shape
+            except (AnalysisError, IndexError):
+                return
+            yield (*shape[:1], *usual[1:])
+
+    def _mismatch(self) -> tuple[str, int, int] | None:
+        """Name the layer that got another number of channels than it takes."""
+        fact = taken(self.failed.module) if self.failed is not None else None
+        given = self._given()
+        if fact is None or self.failed is None or not given or given[0].ndim < 2:
+            return None
+        got = given[0].shape[fact.axis]
+        where = self.failed.path or type(self.failed.module).__name__
+        return (where, fact.channels, got) if got != fact.channels else None
+
+    def _given(self) -> list[torch.Tensor]:
+        return tensors_in((self.failed.args, self.failed.kwargs)) if self.failed is not None else []
+
+    def _where(self) -> str:
+        if self.failed is None:
+            return ""
+        kind = type(self.failed.module).__name__
+        place = f"{self.failed.path} ({kind})" if self.failed.path else kind
+        got = ", ".join(write_dims(tensor.shape) for tensor in self._given()[:3])
+        return f"{place} got {got}: " if got else f"{place}: "
 
 
 def stages_of(model: object) -> list[Stage]:
