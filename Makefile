@@ -43,6 +43,7 @@ sweep: $(READY)
 	$(BIN)/python benchmarks/pyramids.py
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/stored.py --out docs/saving.md
+	$(BIN)/python benchmarks/checkpoints.py --out docs/checkpoints.md
 	$(BIN)/python benchmarks/sweep.py --out docs/sweep.md
 
 # Goes on where it stopped; the rows lie in benchmarks/results.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
 import re
 import struct
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import distributed, nn
+from torch.distributed import checkpoint as folders
+from torch.distributed.tensor import distribute_tensor
 
 from torchgraft import read_checkpoint
 from torchgraft.alignment.load.checkpoints import Checkpoint
@@ -110,7 +115,7 @@ def test_the_weights_are_taken_and_the_average_is_named():
     assert read_checkpoint(nested).left == ("ema.module",)
     assert text(lambda: read_checkpoint({"model": WEIGHTS}, ema=True)) == (
         "this checkpoint holds no average of the weights\n"
-        "  asked  read_checkpoint(<a dict>)\n"
+        "  asked  read_checkpoint(<a dict>, ema=True)\n"
         "  found  model\n"
         "  write  read_checkpoint(<a dict>, ema=False)"
     )
@@ -122,12 +127,15 @@ def test_several_sets_are_a_question():
         "this checkpoint holds several sets of weights\n"
         "  asked  read_checkpoint(<a dict>)\n"
         "  found  student, teacher\n"
-        '  write  read_checkpoint(..., key="student")'
+        "  write  read_checkpoint(<a dict>, ema=True)"
     )
-    assert holds(read_checkpoint(given, key="teacher"), OTHERS)
+    for found in (read_checkpoint(given, key="teacher"), read_checkpoint(given, ema=True)):
+        assert holds(found, OTHERS)
+    two = {"generator": WEIGHTS, "critic": OTHERS}
+    assert text(lambda: read_checkpoint(two)).endswith('write  read_checkpoint(<a dict>, key="generator")')
     assert text(lambda: read_checkpoint(given, key="techer")) == (
         "this checkpoint holds no weights under 'techer'\n"
-        "  asked  read_checkpoint(<a dict>)\n"
+        '  asked  read_checkpoint(<a dict>, key="techer")\n'
         "  found  student, teacher\n"
         "  near   teacher\n"
         '  write  read_checkpoint(<a dict>, key="teacher")'
@@ -180,7 +188,42 @@ def test_the_shape_tells_which_part_is_meant():
     assert text(lambda: read_checkpoint(two).for_keys({"weight": (4, 4)})) == (
         "several prefixes make as many names of the checkpoint fit the model\n"
         '  found  "small.", "large."\n'
-        "  write  a state dict of the part that is meant"
+        '  write  prefix="small."'
+    )
+
+
+def test_a_prefix_has_to_fit_most_names_and_the_shorter_one_wins():
+    layers = {f"{i}.{j}.weight": torch.ones(2) for i in range(6) for j in range(2)}
+    target = {**dict.fromkeys(("0.weight", "1.weight"), (2,)), **dict.fromkeys("abcdefg", (2,))}
+    assert read_checkpoint(layers).for_keys(target).prefix == ""
+    stages = {f"model.backbone.features.{i}.0.weight": torch.ones(2) for i in range(2)}
+    nested = read_checkpoint(stages).for_keys({"features.0.0.weight": (2,), "0.weight": (2,)})
+    assert nested.prefix == "model.backbone.features.0."[: len("model.backbone.")]
+
+
+@pytest.mark.parametrize(
+    "part", ["module.", "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "base_layer."]
+)
+def test_what_wrappers_put_inside_of_names_comes_off(part):
+    given = {f"net.{part}{key.replace('.', f'.{part}')}": tensor for key, tensor in WEIGHTS.items()}
+    found = read_checkpoint(given).for_keys(shapes())
+    assert holds(found, WEIGHTS)
+    assert (found.prefix, found.inside) == ("net.", (part[:-1],))
+    whole = {key.replace(".", f".{part}"): tuple(tensor.shape) for key, tensor in WEIGHTS.items()}
+    assert list(read_checkpoint(WEIGHTS).for_keys(whole).tensors) == list(whole)
+    own = {f"{part}a": (1,), "a": (1,), f"b.{part}c": (1,)}
+    assert read_checkpoint({"a": torch.ones(1), "b.c": torch.ones(1)}).for_keys(own).inside == ()
+
+
+def test_a_part_is_taken_by_its_prefix():
+    both = {f"{side}.{key}": tensor for side in ("q", "k", "q_two") for key, tensor in WEIGHTS.items()}
+    for prefix in ("q.", "q"):
+        assert holds(read_checkpoint(both).part(prefix), WEIGHTS)
+    assert text(lambda: read_checkpoint(both).part("p.")) == (
+        'no name of the checkpoint begins with "p."\n'
+        "  found  q.conv.weight, q.conv.bias, q.steps, ...\n"
+        "  near   q., k., q_two.\n"
+        '  write  prefix="q."'
     )
 
 
@@ -189,7 +232,7 @@ def test_names_that_would_fall_together():
     assert text(lambda: read_checkpoint(given).for_keys({"a": (2,), "b": (2,)})) == (
         'without "module." several tensors of the checkpoint have one name\n'
         "  found  a\n"
-        "  write  a state dict of the part that is meant"
+        '  write  prefix="module."'
     )
 
 
@@ -239,7 +282,7 @@ def test_no_file_and_no_source(tmp_path):
         '  asked  read_checkpoint("DIR/weigths.pth")\n'
         "  found  1 file in 'DIR'\n"
         "  near   weights.pth\n"
-        "  write  'DIR/weights.pth'"
+        '  write  read_checkpoint("DIR/weights.pth")'
     )
     assert text(lambda: read_checkpoint(tmp_path / "no" / "x.pth"), tmp_path) == (
         "there is no file 'x.pth'\n"
@@ -247,7 +290,11 @@ def test_no_file_and_no_source(tmp_path):
         "  found  no folder 'DIR/no'\n"
         "  write  the path of a file of weights"
     )
-    assert "is a folder" in text(lambda: read_checkpoint(tmp_path))
+    for name in ("config.json", "tokens.index.json"):
+        (tmp_path / name).touch()
+    said = text(lambda: read_checkpoint(tmp_path, key="model"), tmp_path)
+    assert "is a folder" in said
+    assert said.endswith('write  read_checkpoint("DIR/tokens.index.json", key="model")')
     assert text(lambda: read_checkpoint(nn.Linear(2, 2))) == (
         "weights come from a file or from a mapping of names to tensors\n"
         "  asked  read_checkpoint(<a Linear>)\n"
@@ -281,6 +328,96 @@ def test_code_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "made").exists()
     torch.save(nn.Linear(2, 2), tmp_path / "m.pth")
     assert "torch.nn.modules.linear.Linear" in text(lambda: read_checkpoint(tmp_path / "m.pth"))
+
+
+def arrays(order: str = "=") -> dict[str, np.ndarray]:
+    return {key: t.numpy().astype(t.numpy().dtype.newbyteorder(order)) for key, t in WEIGHTS.items()}
+
+
+def test_settings_paths_and_numbers_are_no_code(tmp_path):
+    args = argparse.Namespace(lr=0.1, out=Path("/out"))
+    held = {"model": WEIGHTS, "args": args, "best": np.float64(0.5), "curve": np.ones(3)}
+    for new in (True, False):
+        torch.save(held, tmp_path / "m.pth", _use_new_zipfile_serialization=new)
+        assert holds(read_checkpoint(tmp_path / "m.pth"), WEIGHTS)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_checkpoint(tmp_path / "m.pth")
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(holds(found, WEIGHTS) for found in pool.map(read_checkpoint, [tmp_path / "m.pth"] * 40))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_arrays_of_numpy_are_read_as_tensors(tmp_path, order):
+    np.savez(tmp_path / "w.npz", **arrays(order))
+    torch.save(arrays(order), tmp_path / "w.pth")
+    with (tmp_path / "w.pkl").open("wb") as file:
+        pickle.dump({"model": arrays(order), "__author__": "me"}, file, protocol=2)
+    turned = {**arrays(order), "conv.weight": np.asfortranarray(arrays(order)["conv.weight"])}
+    torch.save(turned, tmp_path / "f.pth")
+    for source in (*(tmp_path / name for name in ("w.npz", "w.pth", "w.pkl", "f.pth")), arrays(order)):
+        assert holds(read_checkpoint(source), WEIGHTS)
+    beside = {"state_dict": WEIGHTS, "history": {"loss": np.ones(9)}}
+    assert read_checkpoint(beside).left == ()
+    (tmp_path / "text.npz").write_bytes(b"hello")
+    assert "is no checkpoint" in text(lambda: read_checkpoint(tmp_path / "text.npz"))
+    np.savez(tmp_path / "o.npz", a=np.array([{}]))
+    assert "is no checkpoint" in text(lambda: read_checkpoint(tmp_path / "o.npz"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_pickle_that_torch_does_not_read_as_data(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "s.pt")
+    said = text(lambda: read_checkpoint(tmp_path / "s.pt"), tmp_path)
+    assert "'s.pt' is an archive of TorchScript" in said
+    assert 'write  load_weights(torch.jit.load("DIR/s.pt").state_dict())' in said
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps(arrays(), protocol=4))
+    said = text(lambda: read_checkpoint(path), tmp_path)
+    assert 'write  load_weights(pickle.load(open("DIR/w.pkl", "rb"), encoding="latin1"))' in said
+    path.write_bytes(pickle.dumps({"model": arrays(), "x": Runs(tmp_path / "made")}, protocol=2))
+    said = text(lambda: read_checkpoint(path), tmp_path)
+    assert "holds code, which is not run" in said
+    assert "load_weights(pickle.load(" in said
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("state", [(3, "<", None, None, None, -1, -1, 63), (1, (9,), None, False, b"0" * 8)])
+def test_arrays_that_lie_about_themselves_are_refused(tmp_path, state):
+    class Lies:
+        def __reduce__(self) -> object:
+            start = (np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"))
+            return *start, (1, (9,), Kind(), False, b"0" * 8)
+
+    class Kind:
+        def __reduce__(self) -> object:
+            return np.dtype, ("f4", False, True), state
+
+    torch.save({"model": {"a": Lies()}}, tmp_path / "l.pth")
+    assert re.search("is no checkpoint|holds no weights", text(lambda: read_checkpoint(tmp_path / "l.pth")))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_folder_of_a_distributed_checkpoint_says_how_to_make_a_file_of_it(tmp_path):
+    folder = tmp_path / "ck"
+    folders.save({"model": dict(WEIGHTS)}, checkpoint_id=folder, no_dist=True)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(folder)
+    exec(caught.value.write, {})
+    assert holds(read_checkpoint(f"{folder}.pth"), WEIGHTS)
+
+
+def test_tensors_of_several_processes_are_gathered():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        spread = {key: distribute_tensor(tensor, mesh) for key, tensor in WEIGHTS.items()}
+        found = read_checkpoint(spread)
+    finally:
+        distributed.destroy_process_group()
+    assert holds(found, WEIGHTS)
+    assert {type(tensor) for tensor in found.tensors.values()} == {torch.Tensor}
 
 
 def test_files_that_are_something_else(tmp_path):

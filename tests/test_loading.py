@@ -12,6 +12,7 @@ from nets import Residual, Small
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 from torchvision.models import resnet18
 
 from torchgraft import (
@@ -35,6 +36,7 @@ from torchgraft.alignment.load.accounts import LoadReport
 from torchgraft.alignment.load.loading import Terms, load
 from torchgraft.blocks import se
 from torchgraft.errors import (
+    AlignmentError,
     CheckpointError,
     CoverageError,
     GraftError,
@@ -134,6 +136,65 @@ def test_prefixes_wrappers_and_averages(small, other, prefix):
         "stage.0.bn.num_batches_tracked",
         "stage.1.bn.num_batches_tracked",
     )
+
+
+@pytest.mark.parametrize("by", ["names", "structure"])
+def test_a_prefix_says_which_of_several_models_is_meant(other, by):
+    state = other.state_dict()
+    whole = {f"module.{side}.{key}": t for side in ("encoder_q", "encoder_k") for key, t in state.items()}
+    whole = {key: t + key.startswith("module.encoder_k") for key, t in whole.items()}
+    with pytest.raises(CheckpointError, match="several prefixes") as caught:
+        pipe(Small(), load_weights(whole, by=by))
+    assert 'prefix="module.encoder_q."' in caught.value.write
+    result = pipe(Small(), load_weights(whole, by=by, prefix="module.encoder_q."))
+    assert equal(result, state, load_report(result).loaded)
+    assert load_report(result).prefix == "module.encoder_q."
+    with pytest.raises(OptionError, match=r"load_weights\(<the model>.stem\)"):
+        load_weights(other, prefix="stem.")
+
+
+def test_what_another_tower_leaves_open_is_settled_by_a_prefix():
+    tensors = {"image.scale": torch.ones(6), "image.x": torch.ones(2), "text.x": torch.ones(2)}
+    checkpoint, model = read_checkpoint(tensors), nn.Sequential(nn.LayerNorm(6), nn.LayerNorm(2))
+    draft = Draft(model)
+    shapes = {key: tuple(tensor.shape) for key, tensor in draft.root.state_dict().items()}
+    entry = Entry("0.weight", (Part("image.scale"),), rule="place", evidence="structure")
+    for candidates, write in ((("image.x",), 'prefix="image."'), (("image.x", "text.x"), "transfer(")):
+        found = Alignment(checkpoint.shapes, shapes, (entry,), ambiguous=(Ambiguity("1.weight", candidates),))
+        with pytest.raises(AlignmentError) as caught:
+            load(draft, checkpoint, found, Terms(decided=True))
+        assert caught.value.write.startswith(write)
+
+
+@pytest.mark.parametrize("by", ["names", "structure"])
+def test_a_part_of_a_model_is_filled(small, other, by):
+    whole = nn.ModuleDict({"student": small, "teacher": copy.deepcopy(small)})
+    state = other.state_dict()
+    result = pipe(whole, load_weights(state, into="teacher", by=by), load_weights(state, into="teacher.stem"))
+    assert equal(result["teacher"], state, [key for key in state if "unused" not in key])
+    assert equal(result["student"], small.state_dict())
+    assert load_report(result).summary == "loaded 100.0 % of parameters (2 of 2 tensors); 22 unexpected"
+    whole["student"].stem.bias = whole["teacher"].stem.bias
+    tied = pipe(whole, load_weights(state, into="teacher"))
+    assert tied["student"].stem.bias.equal(state["stem.bias"])
+    with pytest.raises(TargetError, match='into="teacher"'):
+        pipe(whole, load_weights(state, into="techer"))
+
+
+def test_what_steps_added_or_reshaped_is_told_apart_and_does_not_count(small, other):
+    step = load_weights(other.state_dict(), min_coverage=1.0)
+    for model in (small, pipe(small, swap_head(3), wrap("stage", se))):
+        steps = (swap_head(4), wrap("stem", se), step)
+        report = load_report(pipe(model, *steps))
+        assert report.ratio == 1
+        assert {"fc.weight", "fc.bias", "stem_se.fc1.weight"} <= set(report.apart)
+        assert not {*report.apart} & {*report.loaded}
+        assert report.apart[0] in str(report).partition("of steps    ")[2]
+    with pytest.raises(CoverageError):
+        pipe(small, swap_head(4), load_weights(other.state_dict(), strict=True))
+    two = {k: t for k, t in other.state_dict().items() if not k.startswith("stage.0")}
+    with pytest.raises(CoverageError, match="asks for 90 %"):
+        pipe(small, load_weights(two))
 
 
 def test_a_part_into_a_whole(small, other):
@@ -413,7 +474,7 @@ def test_too_little_is_refused(small):
         "         unexpected encoder.0.weight, encoder.1.weight, encoder.2.weight, encoder.3.weight "
         "... and 5 more\n"
         "         counters 2 as they were\n"
-        '  write  load_weights(<9 tensors>, by="structure")'
+        '  write  load_weights(<9 tensors>, min_coverage=0.5, by="structure")'
     )
     few = {"fc.weight": torch.ones(5, 8), "fc.bias": torch.ones(5)}
     assert text(lambda: partial_load(small, few)).endswith(
@@ -443,7 +504,7 @@ def test_values_that_are_not_finite(small, other):
         "CheckpointError: 2 tensors would hold values that are not finite\n"
         "  asked  partial_load(<a Small>, <24 tensors>)\n"
         "  found  stem.bias, fc.bias\n"
-        "  write  load_weights(<24 tensors>, allow_nan=True)"
+        "  write  load_weights(<24 tensors>, min_coverage=0.5, allow_nan=True)"
     )
     assert load_report(partial_load(small, state, exclude=("stem.bias", "fc.bias"))).nan == ()
     result = pipe(small, load_weights(state, allow_nan=True))
@@ -480,6 +541,11 @@ def test_tensors_without_plain_values(small, other):
             f"  found  {found}\n"
             "  write  a checkpoint of dense tensors"
         )
+    packed = {**other.state_dict(), "fc.bias": TwoTensor(torch.ones(5), torch.ones(5))}
+    for step in (load_weights(packed), load_weights(packed, by="structure")):
+        said = text(lambda step=step: pipe(small, step))
+        assert "found  quantised values, a TwoTensor" in said
+        assert "t.dequantize() for name, t in <the tensors>.items()" in said
     with torch.device("meta"):
         empty = Small()
     assert text(lambda: partial_load(empty, other.state_dict())) == (
@@ -508,7 +574,7 @@ def test_wrong_sources(tmp_path, small, other):
         '  write  load_weights("weights.safetensors")'
     )
     assert text(lambda: load_weights(other, ema=True)) == (
-        "OptionError: the average of the weights is chosen where a checkpoint is read\n"
+        "OptionError: which of several weights are meant is said where a checkpoint is read\n"
         "  asked  load_weights(<a Small>, ema=True)\n"
         "  found  a Small\n"
         "  write  load_weights(read_checkpoint(..., ema=True))"
@@ -532,7 +598,7 @@ def test_wrong_options():
         "OptionError: min_coverage is a share from 0 to 1\n"
         '  asked  load_weights("w.pth", min_coverage=50)\n'
         "  found  min_coverage=50\n"
-        '  write  load_weights("w.pth", min_coverage=0.5)'
+        '  write  load_weights("w.pth", min_coverage=0.9)'
     )
     assert text(lambda: load_weights("w.pth", by="name")) == (
         'OptionError: by is "names" or "structure"\n'

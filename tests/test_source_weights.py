@@ -348,6 +348,20 @@ def test_one_tensor_too_few_or_too_many_is_enough(tmp_path, classes):
         )
 
 
+def test_a_file_with_more_than_the_model_or_several_of_them(tmp_path):
+    path, state = tmp_path / "m.ckpt", models.squeezenet1_1().state_dict()
+    torch.save(
+        {"state_dict": {**{f"model.{k}": t for k, t in state.items()}, "loss.weight": torch.ones(2)}}, path
+    )
+    with pytest.raises(SourceError, match="the file holds more than this model") as caught:
+        get_model("squeezenet1_1", weights=path)
+    assert caught.value.write.startswith("partial_load(")
+    torch.save({f"{side}.{key}": t for side in ("q", "k") for key, t in state.items()}, path)
+    with pytest.raises(CheckpointError) as several:
+        get_model("squeezenet1_1", weights=path)
+    assert several.value.write == f'load_weights("{path}", prefix="q.")(get_model("squeezenet1_1"))'
+
+
 def test_another_width_is_no_other_class_count(tmp_path):
     path = tmp_path / "own.safetensors"
     save_file(_register()(width=6).state_dict(), path)

@@ -38,6 +38,11 @@ def same_head(old: nn.Module) -> nn.Module:
     return nn.Linear(old.in_features, CLASSES).to(old.weight.dtype)
 
 
+def patches(old: nn.Module) -> nn.Module:
+    """Make a convolution in the place of a stem that cuts patches of two by two."""
+    return nn.Conv2d(old.in_channels, old.out_channels, 2, stride=2).to(old.weight.dtype)
+
+
 def takes_eight(old: nn.Module) -> nn.Module:
     """Make a head for twice as many channels."""
     return nn.Linear(2 * WIDTH, old.out_features).to(old.weight.dtype)

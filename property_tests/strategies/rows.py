@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from strategies.block_rows import BLOCK_ROWS
-from strategies.functions import nothing, same_head
+from strategies.functions import nothing, patches, same_head
 from strategies.row import ALWAYS, EVALUATION, Row
 from strategies.weights import HEAD, head_file
 from torchgraft import (
@@ -31,6 +31,7 @@ from torchgraft import (
     remove,
     rename,
     replace,
+    resize,
     set_adapters,
     set_dropout,
     swap_head,
@@ -71,6 +72,7 @@ _PLAIN = {
     "merge_lora": Row(lambda: wrap("stem", lora(2)) >> merge_lora(), neutral=ALWAYS, idempotent=False, touches=("stem",), wide=True),
     "set_adapters": Row(lambda: wrap("stem", lora(2)) >> set_adapters(enabled=False), neutral=ALWAYS, touches=("stem_lora",), sets=("enabled",), wide=True),
     "dilate": Row(lambda: replace("body", nn.Identity) >> dilate(2), touches=("body", "down"), wide=True),
+    "resize": Row(lambda: replace("stem", patches) >> resize(patch_size=4), touches=("stem",), wide=True),
     "adapt_input": Row(lambda: adapt_input(5), idempotent=True, touches=("stem",), takes=5, wide=True),
     "adapt_input to fewer": Row(lambda: adapt_input(1, source="repeat"), idempotent=True, touches=("stem",), takes=1, wide=True),
     "drop_path": Row(lambda: drop_path(0.5), neutral=EVALUATION, idempotent=True, adds=("drop_path",), wide=True),

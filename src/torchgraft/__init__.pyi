@@ -21,6 +21,7 @@ from .edits.merge_lora import merge_lora as merge_lora
 from .edits.remove import remove as remove
 from .edits.rename import rename as rename
 from .edits.replace import replace as replace
+from .edits.resize import resize as resize
 from .edits.set_adapters import set_adapters as set_adapters
 from .edits.set_dropout import set_dropout as set_dropout
 from .edits.transfer import partial_load as partial_load
@@ -111,6 +112,7 @@ __all__ = [
     "remove",
     "rename",
     "replace",
+    "resize",
     "save",
     "set_adapters",
     "set_dropout",

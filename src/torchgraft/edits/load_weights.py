@@ -15,7 +15,8 @@ from torchgraft.alignment.load.checkpoints import Checkpoint, opened
 from torchgraft.alignment.load.initialise import check_initialiser
 from torchgraft.alignment.load.loading import Terms, load
 from torchgraft.alignment.load.sources import POLICIES, WAYS, Donor, aligned, hold
-from torchgraft.errors import TargetError
+from torchgraft.edits.fit_sizes import fit_sizes
+from torchgraft.errors import OptionError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.select import Selector, Target, parse
 from torchgraft.text import check_flags, literal, near, spelled, wrong
@@ -34,25 +35,36 @@ class LoadWeights(Transform):
     policy: str = attrs.field(kw_only=True, default="same_function")
     exclude: tuple[Selector, ...] = attrs.field(kw_only=True, default=())
     strict: bool = attrs.field(kw_only=True, default=False)
-    min_coverage: float = attrs.field(kw_only=True, default=0.5)
+    min_coverage: float = attrs.field(kw_only=True, default=0.9)
     init: str | None = attrs.field(kw_only=True, default=None)
     ema: bool = attrs.field(kw_only=True, default=False)
     allow_nan: bool = attrs.field(kw_only=True, default=False)
+    key: str = attrs.field(kw_only=True, default="")
+    prefix: str = attrs.field(kw_only=True, default="")
+    into: str = attrs.field(kw_only=True, default="")
+    resize: bool = attrs.field(kw_only=True, default=False)
 
     def _edit(self, draft: Draft) -> None:
         if not draft.values:
             return
-        held = opened(self.source, ema=self.ema) if isinstance(self.source, str) else self.source
+        held = (
+            opened(self.source, ema=self.ema, key=self.key) if isinstance(self.source, str) else self.source
+        )
         added = isinstance(held, Checkpoint) and KEY in held.metadata
-        checkpoint, alignment = aligned(held, draft, by="names" if added else self.by, policy=self.policy)
+        by = "names" if added else self.by
+        places = {"prefix": self.prefix, "into": self.into}
+        checkpoint, alignment = aligned(held, draft, by=by, policy=self.policy, **places)
         # A model of one's own tells what each tensor does; a state dict may leave it open.
         decided = self.by == "structure" and not isinstance(held, Donor)
         terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan, decided)
+        kept: frozenset[str] = frozenset()
         try:
-            base = (
-                check_base(draft.root, checkpoint, literal(self.source), repr(self)) if added else frozenset()
-            )
-            keep_report(draft.root, load(draft, checkpoint, alignment, terms, base))
+            if added:
+                kept = check_base(draft.root, checkpoint, literal(self.source), repr(self))
+            if self.resize:
+                checkpoint, alignment, computed = fit_sizes(draft, checkpoint, alignment)
+                kept |= computed
+            keep_report(draft.root, load(draft, checkpoint, alignment, terms, kept, self.into))
         except TargetError as error:
             if error.wrong and not near(error.wrong, error.near):
                 error.swap = (literal(error.wrong), f"at({literal(error.wrong)}).maybe()")
@@ -67,10 +79,14 @@ def load_weights(
     policy: str = "same_function",
     exclude: Target | tuple[Target, ...] = (),
     strict: bool = False,
-    min_coverage: float = 0.5,
+    min_coverage: float = 0.9,
     init: str | None = None,
     ema: bool = False,
     allow_nan: bool = False,
+    key: str = "",
+    prefix: str = "",
+    into: str = "",
+    resize: bool = False,
 ) -> LoadWeights:
     """Fill the tensors of a model from a file, a state dict or another model.
 
@@ -86,11 +102,18 @@ def load_weights(
         policy: as for ``align``, where it goes by structure.
         exclude: what stays as it is: targets, or paths and globs of tensors.
         strict: every tensor of both sides has to be loaded, but what is excluded.
-        min_coverage: share of the model's tensors, but those excluded, that has to be loaded.
+        min_coverage: share of the tensors that the base had, but those excluded, that has to be
+            loaded; those that steps added or reshaped are listed apart.
         init: initialiser of ``torch.nn.init`` for what is not loaded, such as
             ``"kaiming_normal"``; normalisations then start as the identity and biases at zero.
         ema: take the running average of the weights that the checkpoint holds beside them.
         allow_nan: load values that are not finite.
+        key: name of the wrapper to enter, where several hold weights.
+        prefix: what the names of the tensors that are meant begin with, such as
+            ``"module.encoder_q."``, in a file that holds several models.
+        into: path of the part of the model that is filled, such as ``"encoder"``.
+        resize: resample embeddings of positions, tables of biases and kernels of patches that
+            were made for another size, as ``resize`` does.
 
     Returns:
         The transform; it reads a file when it is applied.
@@ -109,17 +132,25 @@ def load_weights(
         >>> load_weights("weights.safetensors", exclude="fc", init="kaiming_normal")
         load_weights("weights.safetensors", exclude=("fc",), init="kaiming_normal")
     """
-    check_flags(strict=strict, ema=ema, allow_nan=allow_nan)
+    check_flags(strict=strict, ema=ema, allow_nan=allow_nan, resize=resize)
     for name, value, known in (("by", by, WAYS), ("policy", policy, POLICIES)):
         if value not in known:
             raise wrong(f"{name} is {' or '.join(map(literal, known))}", value, name=name, known=known)
     number = isinstance(min_coverage, (int, float)) and not isinstance(min_coverage, bool)
     if not number or not 0 <= min_coverage <= 1:
-        raise wrong("min_coverage is a share from 0 to 1", min_coverage, "0.5", name="min_coverage")
+        raise wrong("min_coverage is a share from 0 to 1", min_coverage, "0.9", name="min_coverage")
+    for name, text in (("key", key), ("prefix", prefix), ("into", into)):
+        if not isinstance(text, str):
+            raise wrong(f"{name} is a text", text, '"encoder"', name=name)
+    if prefix and isinstance(source, nn.Module):
+        write = f"load_weights(<the model>.{prefix.rstrip('.')})"
+        raise OptionError(
+            "a part of a model is given as it is", found=f"prefix={literal(prefix)}", write=write
+        )
     if init is not None:
         check_initialiser(init)
     return LoadWeights(
-        hold(source, ema=ema is True),
+        hold(source, ema=ema is True, key=key),
         by=by,
         policy=policy,
         exclude=tuple(parse(one) for one in (exclude if isinstance(exclude, (tuple, list)) else (exclude,))),
@@ -128,4 +159,8 @@ def load_weights(
         init=init,
         ema=ema,
         allow_nan=allow_nan,
+        key=key,
+        prefix=prefix,
+        into=into,
+        resize=resize,
     )

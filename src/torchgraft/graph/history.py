@@ -82,8 +82,7 @@ class History:
         said = stopped.found if stopped else ""
         known = example if before.example is None else before.example
         kept = None if known is None else on_meta(known)
-        was = {key: name for key, (name, _) in draft.begun.items() if name not in before.new}
-        new = tuple(name for name, tensor in named_tensors(draft.root) if id(tensor) not in was)
+        new = new_tensors(draft, before)
         return cls(before.origin, steps, tuple(sorted(opened)), said, first, stopped, kept, new)
 
 
@@ -91,6 +90,17 @@ def history_of(model: nn.Module) -> History:
     """Return what was done to a model; nothing for one that no transform made."""
     known = vars(model).get(_KEY)
     return known if isinstance(known, History) else History()
+
+
+def new_tensors(draft: Draft, before: History) -> tuple[str, ...]:
+    """Name the tensors that steps added so far, or put in the place of others.
+
+    Args:
+        draft: the model under edit.
+        before: the history of the model that was given.
+    """
+    was = {key: name for key, (name, _) in draft.begun.items() if name not in before.new}
+    return tuple(name for name, tensor in named_tensors(draft.root) if id(tensor) not in was)
 
 
 def hung_by_steps(draft: Draft) -> frozenset[str]:

@@ -78,7 +78,7 @@ def small_guesses(module: nn.Module) -> Iterator[torch.Tensor]:
         elif guess.shape[1] not in seen:
             seen.add(guess.shape[1])
             sides = (*_SMALL, *itertools.islice(_declared(module), 1))
-            yield from (guess.new_empty(*guess.shape[:2], side, side) for side in sides)
+            yield from (guess.new_empty(*guess.shape[:2], *_both(side)) for side in sides)
 
 
 def _guess(model: nn.Module, *, training: bool) -> tuple[torch.Tensor, Record]:
@@ -135,10 +135,10 @@ def _guesses(model: nn.Module) -> Iterator[torch.Tensor]:
         channels = convolutions[0].in_channels
         sides = dict.fromkeys((*_declared(model), *_SIDES))
         for side in sides:
-            yield of(channels, side, side)
+            yield of(channels, *_both(side))
         if channels != 3:  # the first convolution registered need not be the first called
             for side in sides:
-                yield of(3, side, side)
+                yield of(3, *_both(side))
     for leaf in leaves:
         if isinstance(leaf, nn.Linear):
             yield of(leaf.in_features)
@@ -161,21 +161,28 @@ def _guesses(model: nn.Module) -> Iterator[torch.Tensor]:
             yield of(leaf.num_features)
             break
     for side in (*_declared(model), 224, 32):
-        yield of(3, side, side)
+        yield of(3, *_both(side))
 
 
-def _declared(model: nn.Module) -> Iterator[int]:
-    """Yield the sides that a model declares in its own attributes."""
+def _both(side: int | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
+
+
+def _declared(model: nn.Module) -> Iterator[int | tuple[int, int]]:
+    """Yield the sides that a model declares in its own attributes, two where they differ."""
     for name in ("default_cfg", "pretrained_cfg"):
         config = getattr(model, name, None)
         size = getattr(config, "input_size", None)
         if size is None and isinstance(config, Mapping):
             size = config.get("input_size")
         if isinstance(size, (tuple, list)) and len(size) == 3:
-            yield int(size[-1])
+            yield from _sides(size[1:])
     for module in (model, *model.children()):
         for name in ("image_size", "img_size"):
-            size = getattr(module, name, None)
-            size = size[-1] if isinstance(size, (tuple, list)) and size else size
-            if isinstance(size, int):
-                yield size
+            yield from _sides(getattr(module, name, None))
+
+
+def _sides(size: object) -> Iterator[int | tuple[int, int]]:
+    high, wide = (size[0], size[-1]) if isinstance(size, (tuple, list)) and size else (size, size)
+    if isinstance(high, int) and isinstance(wide, int):
+        yield wide if high == wide else (high, wide)

@@ -23,6 +23,7 @@ from torchgraft.edits.merge_lora import merge_lora
 from torchgraft.edits.remove import remove
 from torchgraft.edits.rename import rename
 from torchgraft.edits.replace import replace
+from torchgraft.edits.resize import resize
 from torchgraft.edits.set_adapters import set_adapters
 from torchgraft.edits.set_dropout import set_dropout
 from torchgraft.edits.wrap import wrap
@@ -47,6 +48,7 @@ TRANSFORMS: Mapping[str, Callable[..., object]] = {
         remove,
         rename,
         replace,
+        resize,
         set_adapters,
         set_dropout,
         swap_head,

@@ -13,8 +13,9 @@ from torchgraft.alignment.load.by_names import by_names
 from torchgraft.alignment.load.checkpoints import Checkpoint, read_checkpoint
 from torchgraft.alignment.load.loading import Terms, put
 from torchgraft.alignment.load.tensors import tensors_of
-from torchgraft.errors import GraftError, SourceError
+from torchgraft.errors import CheckpointError, GraftError, SourceError
 from torchgraft.sources.advice import CLASSES, advice, computed, shapes_of
+from torchgraft.sources.options import written
 from torchgraft.sources.skeleton import skeleton
 from torchgraft.sources.source import Found
 from torchgraft.sources.weights import Converting, asked_for, chosen, meant, weights_of
@@ -77,7 +78,12 @@ def filled(found: Found, weights: str | bool | None, options: Options) -> nn.Mod
     if not isinstance(known, Converting) or not wanted.label:
         model = found.source.build(found.name, options)
         plain = skeleton(lambda: found.source.build(found.name, usual))
-        checkpoint = read_checkpoint(path).for_keys(shapes_of(model))
+        try:
+            checkpoint = read_checkpoint(path).for_keys(shapes_of(model))
+        except CheckpointError as error:
+            if error.write.startswith("prefix="):
+                error.write = f"load_weights({literal(str(path))}, {error.write})({written(found, options)})"
+            raise
 
         def advised(report: LoadReport) -> str:
             return advice(found, weights, options, checkpoint.shapes, report)
@@ -141,7 +147,7 @@ def _put(
     new = (*(held.target for held in report.mismatched), *lacking)
     if any(shapes.get(key) == usual.get(key) for key in (*new, *report.unexpected)):
         raise SourceError(
-            "the weights are for another model",
+            "the weights are for another model" if new else "the file holds more than this model",
             asked=asked,
             found="\n         ".join(" ".join(line.split()) for line in str(report).splitlines()),
             write=advised(report),

@@ -21,7 +21,7 @@ class LoadReport:
     """Tell what a loading did.
 
     Every tensor of the model stands in one of ``loaded``, ``mismatched``, ``missing``,
-    ``ambiguous``, ``excluded`` and ``counters``; every tensor of the checkpoint was loaded, was
+    ``ambiguous``, ``excluded``, ``apart`` and ``counters``; every tensor of the checkpoint was loaded, was
     meant for one of these, or is ``unexpected``.
 
     Args:
@@ -40,6 +40,9 @@ class LoadReport:
         left: other weights in the checkpoint, such as a running average.
         prefix: what was taken off the checkpoint's names.
         added: what was put before the checkpoint's names.
+        inside: names of wrappers that were taken off inside of the checkpoint's names.
+        apart: tensors that steps added or put in the place of the base's, which the checkpoint
+            does not have.
     """
 
     loaded: tuple[str, ...]
@@ -57,10 +60,12 @@ class LoadReport:
     left: tuple[str, ...] = ()
     prefix: str = ""
     added: str = ""
+    inside: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> int:
-        """Number of the model's tensors that were to be loaded: all but what was excluded."""
+        """Number of tensors that were to be loaded: all but those excluded, and those of steps alone."""
         return len(self.loaded) + len(self.mismatched) + len(self.missing) + len(self.ambiguous)
 
     @property
@@ -78,6 +83,7 @@ class LoadReport:
             (len(self.excluded), "excluded"),
             (len(self.unexpected), "unexpected"),
             (len(self.nan), "not finite"),
+            (len(self.apart), "of steps alone"),
         )
         share = f"{100 * self.ratio:.1f} % of parameters ({len(self.loaded)} of {self.wanted} tensors)"
         return "; ".join([f"loaded {share}", *(f"{n} {what}" for n, what in counts if n)])
@@ -96,6 +102,7 @@ class LoadReport:
             ("excluded", _some(self.excluded)),
             ("unexpected", _some(self.unexpected)),
             ("not finite", _some(self.nan)),
+            ("of steps", _some(self.apart)),
             ("initialised", _some(self.initialised)),
             (
                 "converted",
@@ -144,7 +151,8 @@ def keep_report(model: nn.Module, report: LoadReport) -> None:
 
 
 def _prefix(report: LoadReport) -> str:
-    parts = ((report.prefix, "removed"), (report.added, "added"))
+    inside = ((f"{part}.", "removed inside") for part in report.inside)
+    parts = ((report.prefix, "removed"), (report.added, "added"), *inside)
     return ", ".join(f'"{text}" {what}' for text, what in parts if text)
 
 

@@ -9,12 +9,12 @@ import attrs
 import torch
 
 from torchgraft.alignment.alignment import Shape
-from torchgraft.alignment.load.prefixes import Prefix, find_prefix
+from torchgraft.alignment.load.prefixes import WRAPPERS, cuts, fit_names
 from torchgraft.alignment.load.stored import read_file
 from torchgraft.alignment.load.unwrapping import unwrap
 from torchgraft.errors import CheckpointError
 from torchgraft.graph.cow import cow
-from torchgraft.text import kind, literal, plural, spelled
+from torchgraft.text import kind, literal, near, plural, spelled
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -27,6 +27,7 @@ class Checkpoint:
         left: other weights that stand beside them, such as a running average.
         prefix: what was taken off the names.
         added: what was put before the names.
+        inside: names of wrappers that were taken off inside of names.
         metadata: what a safetensors file says beside the tensors.
     """
 
@@ -35,6 +36,7 @@ class Checkpoint:
     left: tuple[str, ...] = ()
     prefix: str = ""
     added: str = ""
+    inside: tuple[str, ...] = ()
     metadata: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
@@ -59,18 +61,43 @@ class Checkpoint:
             >>> held.for_keys({"weight": (2,), "bias": (2,)}).prefix
             'module.'
         """
-        found = find_prefix(self.shapes, target)
-        if found == Prefix():
+        names, found = fit_names(self.shapes, target)
+        if all(old == new for old, new in names.items()):
             return self
-        names = {name: found.rename(name) for name in self.tensors}
         if len(set(names.values())) < len(names):
             raise CheckpointError(
                 f"without {literal(found.removed)} several tensors of the checkpoint have one name",
                 found=", ".join(name for name in names if not name.startswith(found.removed))[:160],
-                write="a state dict of the part that is meant",
+                write=f"prefix={literal(found.removed)}",
             )
         tensors = {names[name]: tensor for name, tensor in self.tensors.items()}
-        return attrs.evolve(self, tensors=tensors, prefix=found.removed, added=found.added)
+        inside = {w for old, new in names.items() for w in WRAPPERS & ({*old.split(".")} - {*new.split(".")})}
+        return attrs.evolve(
+            self,
+            tensors=tensors,
+            prefix=self.prefix + found.removed,
+            added=found.added,
+            inside=tuple(sorted(inside - {*found.removed.split(".")})),
+        )
+
+    def part(self, prefix: str) -> Checkpoint:
+        """Take the tensors whose names begin with a prefix, under the rest of their names.
+
+        Raises:
+            CheckpointError: there are none.
+        """
+        prefix = f"{prefix.rstrip('.')}."
+        cut = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+        if not cut or "" in cut:
+            known = {before: None for name in self.tensors for before, _ in cuts(name) if before}
+            close = near(prefix, known) or tuple(known)
+            raise CheckpointError(
+                f"no name of the checkpoint begins with {literal(prefix)}",
+                found=", ".join(list(self.tensors)[:3]) + ", ..." * (len(self.tensors) > 3),
+                near=close[:3],
+                write=f"prefix={literal(close[0])}" if close else "no prefix",
+            )
+        return attrs.evolve(self, tensors=cut, prefix=prefix)
 
     def __repr__(self) -> str:
         return f"<{plural(len(self.tensors), 'tensor')}>"
@@ -82,12 +109,12 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read the weights of a file, or of what a training saved, out of their wrappers.
 
-    Files of ``torch.save`` are read with ``weights_only=True`` always; nothing in a file is
-    ever run.
+    Pickles are read with torch's ``weights_only`` unpickler always; nothing in a file is ever
+    run. Tensors that several processes share (DTensor) are gathered.
 
     Args:
         source: path of a ``.safetensors`` file, of an index of shards or of a file of
-            ``torch.save``; or a mapping.
+            ``torch.save``, a pickle of arrays of numpy, or a ``.npz`` file; or a mapping.
         ema: take the running average of the weights, and not the weights.
         key: name of the wrapper to enter, where several hold weights.
 
@@ -106,7 +133,8 @@ def read_checkpoint(
         return opened(source, ema=ema, key=key)
     except CheckpointError as error:
         said = literal(str(source)) if isinstance(source, (str, Path)) else f"<{kind(source)}>"
-        error.asked = error.asked or f"read_checkpoint({said})"
+        options = "".join([", ema=True" * ema, f", key={literal(key)}" * bool(key)])
+        error.asked = error.asked or f"read_checkpoint({said}{options})"
         raise
 
 
@@ -128,9 +156,12 @@ def opened(source: object, *, ema: bool = False, key: str = "") -> Checkpoint:
         )
     found = unwrap(value, ema=ema, key=key)
     # Whoever holds the tensors of a mapping may write to them later.
-    tensors = {n: _kept(t) for n, t in found.tensors.items()} if value is source else found.tensors
+    tensors = {n: _kept(t, copied=value is source) for n, t in found.tensors.items()}
     return Checkpoint(tensors, found.entered, found.left, metadata=metadata)
 
 
-def _kept(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.is_meta else cow(tensor)
+def _kept(tensor: torch.Tensor, *, copied: bool) -> torch.Tensor:
+    whole = getattr(tensor, "full_tensor", None)  # of a DTensor, whose class takes long to import
+    if whole is not None:
+        return _kept(whole(), copied=False)
+    return cow(tensor) if copied and not tensor.is_meta else tensor

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torchgraft.alignment.alignment import Alignment, Entry, Part
 from torchgraft.alignment.load.accounts import LoadReport
@@ -18,8 +20,9 @@ from torchgraft.alignment.load.tensors import Held, excluded, tensors_of, ties, 
 from torchgraft.alignment.maps.apply import check_sources, made
 from torchgraft.errors import AlignmentError, CheckpointError, CoverageError
 from torchgraft.graph.draft import Draft
+from torchgraft.graph.history import history_of, new_tensors
 from torchgraft.select import Selector
-from torchgraft.text import literal, plural
+from torchgraft.text import kind, literal, plural
 
 
 @attrs.frozen
@@ -49,6 +52,7 @@ def load(
     alignment: Alignment,
     terms: Terms,
     out: frozenset[str] = frozenset(),
+    into: str = "",
 ) -> LoadReport:
     """Load tensors into a model under edit; all is checked before anything is written.
 
@@ -58,6 +62,7 @@ def load(
         alignment: which of them the tensors of the model are made from.
         terms: on which terms.
         out: names of tensors that stay as they are, besides those that the terms exclude.
+        into: path of the part that is filled; the account is of that alone.
 
     Raises:
         CheckpointError: a tensor cannot be loaded.
@@ -65,7 +70,8 @@ def load(
         TargetError: what is to be excluded is not there.
     """
     out |= excluded(draft, tensors_of(draft.root), terms.exclude)
-    return put(draft.root, checkpoint, alignment, terms, out)
+    new = frozenset(new_tensors(draft, history_of(draft.root)))
+    return put(draft.root, checkpoint, alignment, terms, out, new, into)
 
 
 def put(
@@ -74,6 +80,8 @@ def put(
     alignment: Alignment,
     terms: Terms,
     out: frozenset[str] = frozenset(),
+    new: frozenset[str] = frozenset(),
+    into: str = "",
 ) -> LoadReport:
     """Load tensors into a model itself; all is checked before anything is written.
 
@@ -83,23 +91,26 @@ def put(
         alignment: which of them the tensors of the model are made from.
         terms: on which terms.
         out: names of the tensors that stay as they are.
+        new: names of the tensors that steps added or put in the place of others.
+        into: path of the part that is filled; the account is of that alone.
 
     Raises:
         CheckpointError: a tensor cannot be loaded.
         CoverageError: less is filled than the terms ask for.
     """
-    held = tensors_of(root)
+    whole = tensors_of(root)
+    held = {key: place for key, place in whole.items() if not into or key.startswith(f"{into}.")}
     values = {
         entry.target: _value(entry, alignment, checkpoint.tensors, held[entry.target].tensor)
         for entry in alignment.entries
         if entry.target not in out
     }
-    report = _account(held, out, alignment, checkpoint, values)
-    _check(report, terms)
-    new = [key for key in held if key not in {*report.loaded, *out, *report.counters}]
+    report = _account(held, out, alignment, checkpoint, values, new)
+    _check(report, terms, [key for entry in alignment.entries for key in entry.keys])
+    left = [key for key in held if key not in {*report.loaded, *out, *report.counters}]
     with _as_in_training(root), torch.no_grad():
-        write(held, values)
-        started = [key for key in new if terms.init is not None and _start(held[key], terms.init)]
+        write(whole, values)
+        started = [key for key in left if terms.init is not None and _start(held[key], terms.init)]
     return attrs.evolve(report, initialised=tuple(started))
 
 
@@ -113,12 +124,16 @@ def _value(
     """
     for key in entry.keys:
         found = tensors[key]
-        if found.is_meta or found.is_quantized or found.layout != torch.strided:
+        quantised = found.is_quantized or is_traceable_wrapper_subclass(found)
+        if found.is_meta or quantised or found.layout != torch.strided:
             what = "no values (it is on the meta device)" if found.is_meta else f"the layout {found.layout}"
+            said = f"quantised values, {kind(found)}"
             raise CheckpointError(
                 f"{key!r} cannot be loaded into {entry.target!r}",
-                found="quantised values" if found.is_quantized else what,
-                write="a checkpoint of dense tensors",
+                found=said if quantised else what,
+                write="load_weights({name: t.dequantize() for name, t in <the tensors>.items()})"
+                if quantised
+                else "a checkpoint of dense tensors",
             )
     if place.is_meta:
         raise CheckpointError(
@@ -157,6 +172,7 @@ def _account(
     alignment: Alignment,
     checkpoint: Checkpoint,
     values: Mapping[str, torch.Tensor],
+    new: frozenset[str],
 ) -> LoadReport:
     loaded = set(values)
     for names in ties(held):
@@ -169,9 +185,10 @@ def _account(
                     found="different values",
                     write=f"exclude=({literal(key)},)",
                 )
-    mismatched = tuple(m for m in alignment.mismatched if m.target not in {*loaded, *out})
-    ambiguous = tuple(a for a in alignment.ambiguous if a.target not in {*loaded, *out})
-    known = {*loaded, *out, *(m.target for m in mismatched), *(a.target for a in ambiguous)}
+    apart = tuple(key for key in held if key in new and key not in {*loaded, *out})
+    mismatched = tuple(m for m in alignment.mismatched if m.target not in {*loaded, *out, *apart})
+    ambiguous = tuple(a for a in alignment.ambiguous if a.target not in {*loaded, *out, *apart})
+    known = {*loaded, *out, *apart, *(m.target for m in mismatched), *(a.target for a in ambiguous)}
     lacking = [key for key in held if key not in known]
     used = {key for entry in alignment.entries for key in entry.keys}
     used |= {m.source for m in alignment.mismatched} | {k for a in alignment.ambiguous for k in a.candidates}
@@ -192,11 +209,13 @@ def _account(
         left=checkpoint.left,
         prefix=checkpoint.prefix,
         added=checkpoint.added,
+        inside=checkpoint.inside,
+        apart=apart,
     )
 
 
-def _check(report: LoadReport, terms: Terms) -> None:
-    """Hold a loading against its terms.
+def _check(report: LoadReport, terms: Terms, used: Sequence[str]) -> None:
+    """Hold a loading against its terms; the checkpoint's tensors that were used tell which part is meant.
 
     Raises:
         AlignmentError: it is not decided which tensor is which.
@@ -205,10 +224,14 @@ def _check(report: LoadReport, terms: Terms) -> None:
     """
     if terms.decided and report.ambiguous:
         keys = [one.target for one in report.ambiguous]
+        part = "".join(os.path.commonprefix(used).rpartition(".")[:2])  # noqa: RUF071 - these are no paths
+        apart = part and any(not key.startswith(part) for key in report.unexpected)
         raise AlignmentError(
             f"names and shapes do not decide what {plural(len(keys), 'tensor')} of the model stand for",
             found=", ".join(keys[:4]) + ", ..." * (len(keys) > 4),
-            write="transfer(<a model with these weights>, <this model>), or exclude=[...] to leave them",
+            write=f"prefix={literal(part)}"
+            if apart
+            else "transfer(<a model with these weights>, <this model>), or exclude=[...] to leave them",
         )
     if report.nan and not terms.allow_nan:
         raise CheckpointError(
@@ -217,7 +240,7 @@ def _check(report: LoadReport, terms: Terms) -> None:
             write="allow_nan=True",
         )
     short = report.ratio < terms.min_coverage
-    loose = report.mismatched or report.missing or report.ambiguous or report.unexpected
+    loose = report.mismatched or report.missing or report.ambiguous or report.unexpected or report.apart
     if short or (terms.strict and loose):
         asked = f"min_coverage asks for {100 * terms.min_coverage:.0f} %" if short else "strict asks for all"
         lines = str(report).splitlines()

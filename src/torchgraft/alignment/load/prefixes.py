@@ -11,6 +11,11 @@ from torchgraft.alignment.alignment import Shape
 from torchgraft.errors import CheckpointError
 from torchgraft.text import literal
 
+WRAPPERS = frozenset(
+    ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "base_layer")
+)
+"""Names under which wrappers hold what they wrap: of replicas, compiled, recomputed, split and adapted."""
+
 
 @attrs.frozen
 class Prefix:
@@ -36,33 +41,63 @@ def find_prefix(source: Mapping[str, Shape], target: Mapping[str, Shape]) -> Pre
         source: shapes of the checkpoint's tensors.
         target: shapes of the model's tensors.
 
+    Returns:
+        The prefix; none where no prefix makes most names fit.
+
     Raises:
-        CheckpointError: several fit equally well.
+        CheckpointError: several fit equally well, and none stands inside another.
     """
-    votes: Counter[Prefix] = Counter()
+    named, shaped = Counter[Prefix](), Counter[Prefix]()
     for one, other, adds in ((source, target, False), (target, source, True)):
         for name, shape in one.items():
-            for before, rest in _cuts(name):
+            for before, rest in cuts(name):
                 if rest in other and not (adds and not before):
-                    votes[Prefix(added=before) if adds else Prefix(before)] += 1 + 1000 * (
-                        other[rest] == shape
-                    )
-    if not votes:
+                    prefix = Prefix(added=before) if adds else Prefix(before)
+                    named[prefix] += 1
+                    shaped[prefix] += other[rest] == shape
+    fit = {p: (shaped[p], count) for p, count in named.items() if 2 * count >= min(len(source), len(target))}
+    best = [prefix for prefix, counts in fit.items() if counts == max(fit.values())]
+    if Prefix() in best or not best:
         return Prefix()
-    most = max(votes.values())
-    best = [prefix for prefix, count in votes.items() if count == most]
-    if Prefix() in best:
-        return Prefix()
+    said = [prefix.removed or prefix.added for prefix in best]
+    best = [p for p, text in zip(best, said, strict=True) if not text.startswith(tuple({*said} - {text}))]
     if len(best) > 1:
         raise CheckpointError(
             "several prefixes make as many names of the checkpoint fit the model",
-            found=", ".join(literal(prefix.removed or prefix.added) for prefix in best[:4]),
-            write="a state dict of the part that is meant",
+            found=", ".join(map(literal, said[:4])),
+            write=f"prefix={literal(best[0].removed)}"
+            if best[0].removed
+            else f"into={literal(said[0][:-1])}",
         )
     return best[0]
 
 
-def _cuts(name: str) -> Iterator[tuple[str, str]]:
+def fit_names(source: Mapping[str, Shape], target: Mapping[str, Shape]) -> tuple[dict[str, str], Prefix]:
+    """Return what each tensor of a checkpoint is called in a model, and the prefix that was changed for it.
+
+    Where that makes more names fit, what wrappers put into names is taken off wherever it stands.
+
+    Raises:
+        CheckpointError: several prefixes fit equally well.
+    """
+    prefix = find_prefix(source, target)
+    names = {name: prefix.rename(name) for name in source}
+    ours, theirs = ({_bare(name): name for name in side} for side in (target, source))
+    lost = sum(name not in target for name in names.values())
+    if not lost or len(ours) < len(target) or len(theirs) < len(source):
+        return names, prefix
+    inner = find_prefix({b: source[n] for b, n in theirs.items()}, {b: target[n] for b, n in ours.items()})
+    renamed = {name: inner.rename(_bare(name)) for name in source}
+    bare = {name: ours.get(new, new) for name, new in renamed.items()}
+    return (bare, inner) if sum(new not in target for new in bare.values()) < lost else (names, prefix)
+
+
+def _bare(name: str) -> str:
+    """Return a name without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def cuts(name: str) -> Iterator[tuple[str, str]]:
     """Yield a name cut before each of its parts."""
     yield "", name
     for position, letter in enumerate(name):

@@ -37,7 +37,7 @@ class Donor:
         return literal(self.module)
 
 
-def hold(source: object, *, ema: bool = False) -> str | Checkpoint | Donor:
+def hold(source: object, *, ema: bool = False, key: str = "") -> str | Checkpoint | Donor:
     """Hold a source: a path, to be read later, or tensors and models as they are now.
 
     Raises:
@@ -49,7 +49,7 @@ def hold(source: object, *, ema: bool = False) -> str | Checkpoint | Donor:
         return str(source)
     if isinstance(source, Mapping):
         try:
-            return opened(source, ema=ema)
+            return opened(source, ema=ema, key=key)
         except CheckpointError as error:
             error.asked = f"load_weights(<{kind(source)}>)"
             raise
@@ -60,12 +60,13 @@ def hold(source: object, *, ema: bool = False) -> str | Checkpoint | Donor:
             found=kind(source),
             write='load_weights("weights.safetensors")',
         )
-    if ema:
+    if ema or key:
+        said = "ema=True" if ema else f"key={literal(key)}"
         raise OptionError(
-            "the average of the weights is chosen where a checkpoint is read",
-            asked=f"load_weights({literal(source)}, ema=True)",
+            "which of several weights are meant is said where a checkpoint is read",
+            asked=f"load_weights({literal(source)}, {said})",
             found=kind(source),
-            write="load_weights(read_checkpoint(..., ema=True))",
+            write=f"load_weights(read_checkpoint(..., {said}))",
         )
     if isinstance(source, Checkpoint):
         return source
@@ -74,11 +75,7 @@ def hold(source: object, *, ema: bool = False) -> str | Checkpoint | Donor:
 
 
 def aligned(
-    source: Checkpoint | Donor,
-    draft: Draft,
-    *,
-    by: str,
-    policy: str,
+    source: Checkpoint | Donor, draft: Draft, *, by: str, policy: str, prefix: str = "", into: str = ""
 ) -> tuple[Checkpoint, Alignment]:
     """Return the tensors of a source, and which of them the tensors of a model are made from.
 
@@ -87,16 +84,36 @@ def aligned(
         draft: the model under edit.
         by: ``"names"`` or ``"structure"``.
         policy: of the alignment by structure.
+        prefix: what the names of the tensors that are meant begin with.
+        into: path of the part of the model that is filled; the whole where it is empty.
 
     Raises:
-        CheckpointError: several prefixes fit equally well.
+        CheckpointError: several prefixes fit equally well, or no name has the one that was said.
+        TargetError: there is no such part.
     """
-    target = {key: tuple(held.tensor.shape) for key, held in tensors_of(draft.root).items()}
+    part = draft.get(into)
+    target = {key: tuple(held.tensor.shape) for key, held in tensors_of(part).items()}
     if isinstance(source, Donor):
         checkpoint = Checkpoint({key: held.tensor for key, held in tensors_of(source.module).items()})
     else:
-        checkpoint = source.for_keys(target)
+        checkpoint = (source.part(prefix) if prefix else source).for_keys(target)
     if by == "structure":
         given = source.module if isinstance(source, Donor) else checkpoint.tensors
-        return checkpoint, align(given, draft.runnable(), example=draft.example, policy=policy)
-    return checkpoint, by_names(checkpoint.shapes, target)
+        draft.runnable()
+        example = None if into else draft.example
+        found = align(given, part, example=example, policy=policy)
+    else:
+        found = by_names(checkpoint.shapes, target)
+    return checkpoint, _moved(found, draft, into) if into else found
+
+
+def _moved(found: Alignment, draft: Draft, into: str) -> Alignment:
+    """Say of a model what was found for a part of it."""
+    target = {key: tuple(held.tensor.shape) for key, held in tensors_of(draft.root).items()}
+    return Alignment(
+        found.source,
+        target,
+        tuple(attrs.evolve(one, target=f"{into}.{one.target}") for one in found.entries),
+        tuple(attrs.evolve(one, target=f"{into}.{one.target}") for one in found.mismatched),
+        tuple(attrs.evolve(one, target=f"{into}.{one.target}") for one in found.ambiguous),
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
+import numpy as np
 import torch
 
+from torchgraft.alignment.load.stored import Numbers
 from torchgraft.errors import CheckpointError
 from torchgraft.text import kind, literal, near
 
@@ -37,21 +39,29 @@ def unwrap(value: object, *, ema: bool = False, key: str = "") -> Found:
 
     Args:
         value: what the checkpoint holds.
-        ema: take the running average of the weights, and not the weights.
+        ema: take the running average of the weights, as which a teacher counts, and not the weights.
         key: name of a wrapper to enter, where several hold weights.
 
     Raises:
         CheckpointError: there are no weights, or several and nothing tells which are meant.
     """
     sets: dict[Way, dict[str, torch.Tensor]] = {}
-    _collect(value, (), sets, set())
+    _collect(value, (), sets, set(), _tensor)
+    if not sets:
+        _collect(value, (), sets, set(), _array)
     if not sets:
         raise _none(value)
     way = _choose(list(sets), ema=ema, key=key)
     return Found(sets[way], way, tuple(".".join(other) for other in sets if other != way))
 
 
-def _collect(value: object, way: Way, sets: dict[Way, dict[str, torch.Tensor]], seen: set[int]) -> None:
+def _collect(
+    value: object,
+    way: Way,
+    sets: dict[Way, dict[str, torch.Tensor]],
+    seen: set[int],
+    read: Callable[[object], torch.Tensor | None],
+) -> None:
     """Collect the mappings of tensors that hold no others; what is held twice is looked at once."""
     if not isinstance(value, Mapping) or _is_optimizer(value) or id(value) in seen or len(way) > _DEEPEST:
         return
@@ -59,12 +69,25 @@ def _collect(value: object, way: Way, sets: dict[Way, dict[str, torch.Tensor]], 
     known = len(sets)
     for name, inner in value.items():
         if isinstance(name, str):
-            _collect(inner, (*way, name), sets, seen)
-    tensors = {k: t for k, t in value.items() if isinstance(k, str) and isinstance(t, torch.Tensor)}
+            _collect(inner, (*way, name), sets, seen, read)
+    named = {k: read(held) for k, held in value.items() if isinstance(k, str)}
+    tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
     # Numbers alone are an epoch, a loss, the state of a scaler, unless there is nothing else.
     weighs = any(t.ndim for t in tensors.values()) or (not way and len(tensors) == len(value))
     if tensors and weighs and len(sets) == known:
         sets[way] = tensors
+
+
+def _tensor(value: object) -> torch.Tensor | None:
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _array(value: object) -> torch.Tensor | None:
+    """Return what an array of numpy holds as a tensor."""
+    array = value.array if isinstance(value, Numbers) else value
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
+        return None
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 def _choose(ways: list[Way], *, ema: bool, key: str) -> Way:
@@ -82,6 +105,8 @@ def _choose(ways: list[Way], *, ema: bool, key: str) -> Way:
             )
         ways = kept
     averaged = [way for way in ways if _is_averaged(way)]
+    taught = [way for way in ways if "teacher" in way]
+    averaged = taught if ema and not averaged else averaged
     if ema and not averaged:
         raise CheckpointError(
             "this checkpoint holds no average of the weights",
@@ -97,7 +122,7 @@ def _choose(ways: list[Way], *, ema: bool, key: str) -> Way:
         raise CheckpointError(
             "this checkpoint holds several sets of weights",
             found=_said(ways),
-            write=f"read_checkpoint(..., key={literal(ways[0][-1])})",
+            write="ema=True" if taught else f"key={literal(ways[0][-1])}",
         )
     return ways[0]
 
