@@ -867,3 +867,21 @@ def test_methods_that_meet_what_was_put_beside_their_blocks_are_refused(images):
     wrapped = pipe(model, wrap("blocks.1", nn.Tanh()))
     assert len(wrapped.stages(images)) == 3
     assert same(wrapped.stages(images)[-1], expected)
+
+
+def test_a_forward_that_reads_values_takes_a_module_on_trust(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            y = self.first(x)
+            large = y > 0
+            y = y.clone()
+            y[~large] *= 2
+            return self.last(y)
+
+    model = Net()
+    for target in ("first", "last"):
+        assert same(pipe(model, inject(target, nn.Identity()))(images), model(images))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block
-from torchgraft.errors import NameClashError, ShapeError, TargetError
+from torchgraft.errors import AnalysisError, NameClashError, ShapeError, TargetError
+from torchgraft.graph.constant_values import reads_values
 from torchgraft.graph.deep.record import output_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, insert_child, set_beside
@@ -117,7 +118,12 @@ def check_keeps(draft: Draft, edge: Edge, module: nn.Module, block: Block, *, ch
     Raises:
         ShapeError: it fails, or returns another shape.
     """
-    value = draft.value(edge.owner, edge.value)
+    try:
+        value = draft.value(edge.owner, edge.value)
+    except AnalysisError as error:
+        if isinstance(error.__cause__, Exception) and reads_values(error.__cause__):
+            return  # it depends on values what there is: it is taken on trust
+        raise
     taken = [draft.value(edge.owner, edge.entry), value] if block.takes_input and edge.entry else [value]
     consumer = edge.consumer()
     try:

@@ -184,7 +184,11 @@ class Draft(Tree):
         """
         calls = self.record(owner)
         if not calls:
-            raise AnalysisError(f"no run of the model calls {owner!r}", found="shapes there are unknown")
+            raise AnalysisError(
+                f"no run of the model calls {owner!r}",
+                found="shapes there are unknown",
+                write=f"model.{owner} = pipe(model.{owner}, <the steps>)",
+            )
         level = self.get(owner)
         for key, stale in list(self._stale.items()):  # a node may call a level that was edited since
             if stale is not level:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
-from torchgraft.errors import SpecialisedError
+from torchgraft.errors import SpecialisedError, TraceError
 from torchgraft.graph.hooking import run_quietly
 from torchgraft.graph.inputs import hints_of
 from torchgraft.graph.pattern import Pattern, bind_arguments, checks_hold, parameters_of
@@ -93,18 +93,24 @@ def follow_again(
     function = own_forward(level) if is_forward else getattr(origin, method)
     hints = hints_of(function if is_forward else function.__get__(level), *(meta or ((), {})))
     with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
-        traced = run_quietly(
-            trace_level,
-            level,
-            "",
-            lambda _: meta,
-            hints,
-            hidden_in(level),
-            lambda child: not gives_tensors(child),
-            method,
-        )
-    if check is not None and given is not None:
-        run_quietly(check, level, traced, given, method)
+        try:
+            traced = run_quietly(
+                trace_level,
+                level,
+                "",
+                lambda _: meta,
+                hints,
+                hidden_in(level),
+                lambda child: not gives_tensors(child),
+                method,
+            )
+            if check is not None and given is not None:
+                run_quietly(check, level, traced, given, method)
+        except TraceError as error:
+            error.summary = error.summary.replace("the root ", "")  # which may stand anywhere
+            error.found = f"{error.found}; {said}"
+            error.write = "the call that it was edited for; or the edit inside of a module that it calls"
+            raise
     pattern = Pattern.of(traced)
     if not is_forward:
         calls = any(node.op == "call_module" for graph in pattern.graphs for node in graph.nodes)

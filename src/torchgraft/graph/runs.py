@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 
@@ -147,13 +148,13 @@ class Runs:
 
     def arguments(self, module: nn.Module, training: bool) -> Arguments | None:
         """Return the arguments of the first call of a module, or ``None`` if they are unknown."""
-        try:
-            calls = self._of(module, training=training)
-        except AnalysisError:
-            if module is self._root() and self._example is not None:
-                return arguments_of(self._example)
-            return None
-        return (calls[0].args, calls[0].kwargs) if calls else None
+        for mode in (training, not training):  # a detector in training has to be told what there is
+            with contextlib.suppress(AnalysisError):
+                if calls := self._of(module, training=mode):
+                    return calls[0].args, calls[0].kwargs
+            if module is self._root():
+                return None if self._example is None else arguments_of(self._example)
+        return None
 
 
 def gives_tensors(module: nn.Module) -> bool:
