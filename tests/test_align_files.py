@@ -200,10 +200,10 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     target.write_text("before")
     names = set(tmp_path.iterdir())
 
-    def fails(self, held, stored, place):
+    def fails(stored):
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(streaming.Stream, "_fill", fails)
+    monkeypatch.setattr(rewrite, "read", fails)
     with pytest.raises(OSError, match="on fire"):
         apply_to_file(every(), source, target)
     assert target.read_text() == "before"

@@ -17,7 +17,6 @@ from torchvision import models
 
 from torchgraft import drop_head, pipe, replace, swap_head, trace, wrap
 from torchgraft.alignment.align import align
-from torchgraft.alignment.check.comparing import _far
 from torchgraft.alignment.check.trail import mark_of
 from torchgraft.alignment.verify import Difference, Output, Site, Verdict, verify
 from torchgraft.blocks import se
@@ -210,7 +209,6 @@ def test_a_missing_bias_is_zeros():
     assert reasons(found) == {("bias", "conv1.bias", None)}
     zero = altered(BASE, conv1__bias=lambda s: torch.zeros_like(s["conv1.bias"]))
     assert verify(zero, made, X)
-    assert _far(None, None) == _far(torch.ones(0), torch.ones(0)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +272,40 @@ def test_a_stride_that_moved(resnet):
     found = verify(resnet, made, X)
     assert found.divergence.site_b.path == "layer3.0.conv1"
     assert reasons(found) == {("stride", (2, 2), (1, 1))}
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_block_that_is_missing(resnet, timm_resnet, across):
+    made = changed(timm_resnet if across else resnet, "layer3", **{"1": nn.Identity()})
+    found = verify(resnet, made, X)
+    block = "convolution, batch_norm(eps=1e-05), relu, convolution, batch_norm(eps=1e-05), add, relu"
+    assert reasons(found) == {("function", block, None)}
+    assert (found.divergence.site_a.path, found.divergence.site_b.path) == (
+        "layer3.1.conv1",
+        "layer4.0.conv1",
+    )
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_norm_that_is_missing(resnet, timm_resnet, across):
+    made = changed(timm_resnet if across else resnet, "layer2.0", bn2=nn.Identity())
+    found = verify(resnet, made, X)
+    assert reasons(found) == {("function", "batch_norm(eps=1e-05)", None)}
+    assert found.divergence.site_a.path == "layer2.0.bn2"
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_permuted_weights(resnet, timm_resnet, across):
+    key = "layer2.0.conv2.weight"
+    made = altered(timm_resnet if across else resnet, layer2__0__conv2__weight=lambda s: s[key].flip(0))
+    assert reasons(verify(resnet, made, X)) == {("weight", key, key)}
+
+
+def test_dead_features_are_no_statistics_at_zero():
+    one = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+    dead = altered(one, **{f"0__{name}": lambda _: torch.zeros(()) for name in ("weight", "bias")})
+    found = verify(one, dead, torch.randn(1, 6))
+    assert reasons(found) == {("weight", "0.weight", "0.weight"), ("bias", "0.bias", "0.bias")}
 
 
 def test_across_implementations(resnet, timm_resnet):
@@ -654,6 +686,7 @@ def test_models_that_have_nothing_in_common():
     assert found.divergence.reasons
     assert not verify(nn.Identity(), nn.Linear(6, 6), torch.randn(2, 6))
     assert verify(nn.Identity(), nn.Flatten(), torch.randn(2, 6))
+    assert verify(nn.Identity(), nn.Linear(6, 6), torch.randn(2, 6)).structure is None
 
 
 def test_integers_are_compared_too():

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_map_only
 
 from torchgraft.alignment.align import arguments_for
 from torchgraft.alignment.alignment import Alignment
-from torchgraft.alignment.check.cones import Both
+from torchgraft.alignment.check.comparing import Both
+from torchgraft.alignment.check.cones import diverged
 from torchgraft.alignment.check.divergence import Difference as Difference
 from torchgraft.alignment.check.divergence import Divergence as Divergence
-from torchgraft.alignment.check.parting import diverged
-from torchgraft.alignment.check.reading import Site as Site
-from torchgraft.alignment.check.trail import Runner
+from torchgraft.alignment.check.divergence import Site as Site
+from torchgraft.alignment.check.trail import Runner, Trail
 from torchgraft.alignment.match.structure import proposed
 from torchgraft.errors import AnalysisError, OptionError
 from torchgraft.graph.checks import check_model
@@ -25,9 +25,8 @@ from torchgraft.graph.probe import Arguments, Example
 from torchgraft.text import literal, plural
 
 Way = tuple[int | str, ...]
-# Within the first, two runs in double precision agree; within the second, if nothing was found.
-_LEAST = (1e-6, 1e-9)
-_ROUGH = (1e-4, 1e-5)  # likewise in single precision
+# Within this, two runs agree: in double precision, and in single.
+_LEAST, _ROUGH = 1e-9, 1e-5
 # A first difference smaller than this share of the whole is not what matters most.
 _MINOR, _COARSE = 1e-2, 1e-2
 
@@ -148,50 +147,44 @@ def verify(
     for name, model in (("a", a), ("b", b)):
         check_model(model, "verify")
         _check_values(name, model)
-    state = {} if alignment is None else alignment.apply(_tensors(a))
     arguments = arguments_for(a, b, example)
-    runners = Runner(a, _fitted(arguments, a)), Runner(b, _fitted(arguments, b), state)
-    given = tuple(_outputs(name, runner) for name, runner in zip("ab", runners, strict=True))
-    outputs, structure = _compared(given[0], given[1])
+    one = Runner(a, _fitted(arguments, a))
+    state = {} if alignment is None else alignment.apply(one.tensors())
+    other = Runner(b, _fitted(arguments, b), state)
+    outputs, structure = _compared(_outputs("a", one), _outputs("b", other))
     verdict = Verdict(max((o.error for o in outputs), default=0.0), float(tolerance), outputs, structure)
     if verdict.error <= tolerance:
         return verdict
-    first, larger = _divergences(runners, verdict.error)
-    return attrs.evolve(verdict, divergence=first, larger=larger)
-
-
-def _divergences(runners: tuple[Runner, Runner], error: float) -> tuple[Divergence | None, Divergence | None]:
-    """Run both models again, in double precision where they can be, and find where they part."""
-    runs = _Runs(runners)
-    first = runs.parting(*runs.least)
-    if first is None or not first.reasons or not _MINOR * error > first.made:
-        return first, None
-    larger = runs.parting(min(_MINOR * error, _COARSE))
+    runs = _Runs(one, other)
+    first = runs.parting(runs.least)
+    if first is None or not first.reasons or not _MINOR * verdict.error > first.made:
+        return attrs.evolve(verdict, divergence=first)
+    larger = runs.parting(min(_MINOR * verdict.error, _COARSE))
     told = {reason.what for reason in first.reasons}
     more = larger is not None and any(reason.what not in told for reason in larger.reasons)
-    return first, larger if more else None
+    return attrs.evolve(verdict, divergence=first, larger=larger if more else None)
 
 
 class _Runs:
-    """Two runs in which every value is known by its fingerprint."""
+    """Two runs in which every value is known by its fingerprint, in double precision where that runs."""
 
-    def __init__(self, runners: tuple[Runner, Runner]) -> None:
+    def __init__(self, one: Runner, other: Runner) -> None:
         # Two of one class hold their values in one layout; then what has another order is another value.
-        self._alike = type(runners[0].model) is type(runners[1].model)
+        self._orders = (True,) if type(one.model) is type(other.model) else (False, True)
         self.least = _LEAST
         try:
-            self._trails = tuple(attrs.evolve(runner, double=True).trail() for runner in runners)
-        except (RuntimeError, TypeError, ValueError):  # not everything can be run in double precision
+            a, b = (Trail(attrs.evolve(runner, double=True)) for runner in (one, other))
+        except (RuntimeError, TypeError, ValueError):
             self.least = _ROUGH
-            self._trails = tuple(runner.trail() for runner in runners)
-        places = [trail.places for trail in self._trails]
-        self._proposals = proposed(places[0], places[1], (places[0].keys, places[1].keys))
+            a, b = Trail(one), Trail(other)
+        self._sides = a, b
+        self._proposals = proposed(a.places, b.places, (a.places.keys, b.places.keys))
 
-    def parting(self, *least: float) -> Divergence | None:
-        a, b = self._trails
+    def parting(self, least: float) -> Divergence | None:
+        """Find where they part for a reason; without any, where they part."""
         first: Divergence | None = None
-        for ordered in (self._alike, not self._alike):
-            found = diverged([Both(a, b, self._proposals, near, ordered) for near in least])
+        for ordered in self._orders:
+            found = diverged(Both(*self._sides, self._proposals, least, ordered))
             if found is not None and found.reasons:
                 return found
             first = first or found
@@ -201,9 +194,10 @@ class _Runs:
 def _outputs(name: str, runner: Runner) -> dict[Way, torch.Tensor]:
     """Run a model and return its outputs by the way to them."""
     try:
-        record = runner.record()
+        record, values = runner.look(_copy, ())
         ways = dict(record.scopes[0].outputs)
-        values = runner.values(ways.values(), record)
+        used = {value for value in ways.values() if value not in values}
+        values |= runner.look(_copy, used)[1] if used else {}
     except Exception as error:
         text = str(error).splitlines()
         raise AnalysisError(
@@ -214,35 +208,29 @@ def _outputs(name: str, runner: Runner) -> dict[Way, torch.Tensor]:
     return {way: values[value] for way, value in ways.items() if value in values}
 
 
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone()
+
+
 def _compared(
     a: Mapping[Way, torch.Tensor], b: Mapping[Way, torch.Tensor]
 ) -> tuple[tuple[Output, ...], Difference | None]:
     """Compare the outputs that both have; a single one may be wrapped differently."""
-    if len(a) == len(b) == 1:
-        (way, one), (other,) = next(iter(a.items())), b.values()
-        return (_output(way, one, other),), None
-    both = tuple(_output(way, a[way], b[way]) for way in a if way in b) or _nearest(a, b)
-    if a.keys() == b.keys():
-        return both, None
-    first, second = (", ".join(map(_named, held)) or "nothing" for held in (a, b))
-    return both, Difference("outputs", first, second)
-
-
-def _nearest(a: Mapping[Way, torch.Tensor], b: Mapping[Way, torch.Tensor]) -> tuple[Output, ...]:
-    """Compare a single output with the nearest of several."""
-    if len(a) == 1:
-        made = [_output(way, one, other) for one in a.values() for way, other in b.items()]
-    else:
-        made = [_output(way, one, other) for way, one in a.items() for other in b.values()]
-    return (min(made, key=lambda output: output.error),) if made and 1 in (len(a), len(b)) else ()
-
-
-def _output(way: Way, one: torch.Tensor, other: torch.Tensor) -> Output:
-    return Output(_named(way, ""), tuple(one.shape), tuple(other.shape), _error(one, other))
-
-
-def _named(way: Way, plain: str = "a tensor") -> str:
-    return ".".join(map(str, way)) or plain
+    pairs = [(way, way) for way in a if way in b]
+    if 1 in (len(a), len(b)) and not pairs:  # it is the nearest of several
+        made = [(way, one) for way in a for one in b]
+        pairs = sorted(made, key=lambda pair: _error(a[pair[0]], b[pair[1]]))[:1]
+    names = [one if len(a) < len(b) else way for way, one in pairs]
+    outputs = tuple(
+        Output(".".join(map(str, name)), tuple(a[way].shape), tuple(b[one].shape), _error(a[way], b[one]))
+        for name, (way, one) in zip(names, pairs, strict=True)
+    )
+    if a.keys() == b.keys() or len(a) == len(b) == 1:
+        return outputs, None
+    first, second = (
+        ", ".join(".".join(map(str, way)) or "a tensor" for way in held) or "nothing" for held in (a, b)
+    )
+    return outputs, Difference("outputs", first, second)
 
 
 def _error(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -269,10 +257,6 @@ def _fitted(arguments: Arguments, model: nn.Module) -> Arguments:
         torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), arguments
     )
     return fitted
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def _check_values(name: str, model: nn.Module) -> None:

@@ -1,140 +1,110 @@
-"""What two runs did between the last values that they share and the first that they do not."""
+"""What two runs did since the last values that they share, and the first of it that differs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-
-import attrs
-
-from torchgraft.alignment.check.reading import family, quiet
+from torchgraft.alignment.check.comparing import Both, differences
+from torchgraft.alignment.check.divergence import Difference, Divergence, Site
+from torchgraft.alignment.check.reading import family, is_draw, is_view, keys_of, said, site_of
 from torchgraft.alignment.check.trail import Trail
-from torchgraft.alignment.match.places import Place
 from torchgraft.alignment.match.sequence import aligned
-from torchgraft.alignment.match.structure import Proposal
 
 Pair = tuple[int | None, int | None]
+# What parts two runs stands near the beginning of what they do not share.
+_MOST = 1000
 
 
-@attrs.frozen(eq=False)
-class Both:
-    """The runs of two models, and which place of the second is which of the first.
+def diverged(both: Both) -> Divergence | None:
+    """Find the first site where two runs part for a reason.
+
+    What computes and what picks is looked at first; then how values are seen, too.
 
     Args:
-        a: the run of the first model.
-        b: the run of the second.
-        proposals: for places of the second model those of the first.
-        least: within this, two values are the same.
-        ordered: of two values of one shape, the order counts.
+        both: the two runs.
+
+    Returns:
+        The first site with a reason; without any, the first; ``None`` where all is the same.
     """
-
-    a: Trail
-    b: Trail
-    proposals: Mapping[int, Proposal]
-    least: float
-    ordered: bool
-
-    @property
-    def sides(self) -> tuple[Trail, Trail]:
-        """Both runs."""
-        return self.a, self.b
-
-    def agreeing(self) -> list[Place]:
-        """List the places with parameters of the second model that are given what their counterparts are."""
-        own = [(self.a.places.places[p.source], self.b.places.places[t]) for t, p in self.proposals.items()]
-        return [t for s, t in own if t.slots and self.apart(s.signal, t.signal) <= self.least]
-
-    def known(self, value: int, side: int) -> bool:
-        """Tell whether the other run has a value like one of this run."""
-        trail, other = self.sides[side], self.sides[1 - side]
-        mark = trail.marks.get(value)
-        return mark is not None and other.has(mark, self.least, ordered=self.ordered)
-
-    def apart(self, a: int, b: int) -> float:
-        """Say how far a value of the first run is from one of the second."""
-        one, other = self.a.marks.get(a), self.b.marks.get(b)
-        return float("inf") if one is None or other is None else one.apart(other, ordered=self.ordered)
-
-    def partings(self) -> Iterator[tuple[tuple[int, int], Pair]]:
-        """Yield the pairs of values that should be the same and are not, in the order of the run.
-
-        Each comes with the operations that it is for. A value that the other run has elsewhere
-        was paired with the wrong one; and where no way leads to an output but through values
-        that the runs share, the models only write the same thing differently.
-        """
-        late = [self._values(self.sides[side].record.outputs, side) for side in (0, 1)]
-        for (a, b), users in self._meant():
-            if (a in late[0] or b in late[1]) and not self.apart(a, b) <= self.least:
-                yield (a, b), users
-
-    def cones(self, a: int, b: int) -> tuple[list[int], list[int]]:
-        """Return the operations that made two values of what the runs share, in order."""
-        return self._cone(a, 0), self._cone(b, 1)
-
-    def paired(self, ours: list[int], theirs: list[int], *, level: int) -> list[Pair]:
-        """Pair the operations of two cones, in order; where one has no counterpart, ``None``.
-
-        Args:
-            ours: operations of the first model.
-            theirs: operations of the second.
-            level: 0 for what computes with the signal; 1 for what moves it, too; 2 for what
-                computes with anything, with constants and parameters too; 3 for all.
-
-        Returns:
-            The pairs, in order.
-        """
-        ops = self.a.record.ops, self.b.record.ops
-        mine, yours = (
-            [n for n in held if self._counts(n, side, level)] for side, held in enumerate((ours, theirs))
-        )
-        names = [family(ops[0][n], self.a) for n in mine], [family(ops[1][n], self.b) for n in yours]
-        matched = aligned(*names, lambda i, j: float(names[0][i] == names[1][j]))
-        made: list[Pair] = []
-        i = j = 0
-        for s, t in [*matched, (len(mine), len(yours))]:
-            made += [(n, None) for n in mine[i:s]]
-            made += [(None, n) for n in yours[j:t]]
-            made += [(mine[s], yours[t])] if s < len(mine) else []
-            i, j = s + 1, t + 1
-        return made
-
-    def _counts(self, number: int, side: int, level: int) -> bool:
-        trail = self.sides[side]
-        op = trail.record.ops[number]
-        return (level >= 2 or trail.signals.issuperset(op.outputs)) and (level in (1, 3) or not quiet(op))
-
-    def _meant(self) -> Iterator[tuple[tuple[int, int], Pair]]:
-        """Yield the values that structure says are the same: what paired places are given, and the ends."""
-        for t, proposal in sorted(self.proposals.items()):
-            source, target = self.a.places.places[proposal.source], self.b.places.places[t]
-            # Where signals meet, either may come first; what comes of them is given to the next.
-            alone = len(source.parents) == len(target.parents) == 1
-            if alone and not proposal.others:
-                yield (source.signal, target.signal), (source.op, target.op)
-        for ends in zip(self.a.record.outputs, self.b.record.outputs, strict=False):
-            yield ends, (None, None)
-
-    def _cone(self, value: int, side: int) -> list[int]:
-        return sorted({self.sides[side].maker[one] for one in self._values([value], side)})
-
-    def _values(self, ends: Iterable[int], side: int) -> set[int]:
-        """Return the values that some are made of, as far back as the other run does not have them."""
-        trail = self.sides[side]
-        found: set[int] = set()
-        stack = list(ends)
-        while stack:
-            one = stack.pop()
-            if one in trail.maker and one not in found and not self.known(one, side):
-                found.add(one)
-                stack += trail.record.ops[trail.maker[one]].inputs
-        return found
+    cones = both.cone(0), both.cone(1)
+    for views in (False, True):
+        pairs = _paired(both, cones, views=views)
+        told = _first(both, pairs)
+        if told:
+            return _written(both, told, _reasons(both, told))
+    return _written(both, pairs[:1], ()) if pairs else None
 
 
-def pick(pairs: list[Pair], differs: Callable[[Pair], bool]) -> list[Pair]:
+def _paired(both: Both, cones: tuple[list[int], list[int]], *, views: bool) -> list[Pair]:
+    """Pair the operations of two cones, in order; where one has no counterpart, ``None``."""
+    ours, theirs = (
+        [n for n in cone if views or not is_view(trail.record.ops[n])][:_MOST]
+        for cone, trail in zip(cones, both.sides, strict=True)
+    )
+    mine = [(family(both.a.record.ops[n], both.a), both.places(n, 0)) for n in ours]
+    others = [(family(both.b.record.ops[n], both.b), both.places(n, 1)) for n in theirs]
+    matched = aligned(
+        mine, others, lambda i, j: (mine[i][0] == others[j][0]) * (1.0 + 2 * bool(mine[i][1] & others[j][1]))
+    )
+    made: list[Pair] = []
+    i = j = 0
+    for s, t in [*matched, (len(ours), len(theirs))]:
+        made += [(n, None) for n in ours[i:s]]
+        made += [(None, n) for n in theirs[j:t]]
+        made += [(ours[s], theirs[t])] if s < len(ours) else []
+        i, j = s + 1, t + 1
+    return made
+
+
+def _first(both: Both, pairs: list[Pair]) -> list[Pair]:
     """Return the first stretch of pairs that differ: lone operations, and the pair that they lead to."""
-    first = next((i for i, pair in enumerate(pairs) if differs(pair)), None)
-    if first is None:
-        return []
-    last = first
-    while None in pairs[last] and last + 1 < len(pairs):
-        last += 1
-    return pairs[first : last + 1]
+    for first, pair in enumerate(pairs):
+        if None in pair or differences(both, *pair):
+            last = next((i for i in range(first, len(pairs)) if None not in pairs[i]), len(pairs))
+            return pairs[first : last + 1]
+    return []
+
+
+def _reasons(both: Both, told: list[Pair]) -> tuple[Difference, ...]:
+    lone = [pair for pair in told if None in pair]
+    a, b = (_chain(trail, [pair[side] for pair in lone]) for side, trail in enumerate(both.sides))
+    found = [Difference("function", a, b)] if lone else []
+    return tuple(dict.fromkeys([*found, *(one for pair in told for one in differences(both, *pair))]))
+
+
+def _chain(trail: Trail, numbers: list[int | None]) -> str | None:
+    """Write what only one of the runs does; of what drops values out, what draws them."""
+    ops = [trail.record.ops[n] for n in numbers if n is not None]
+    return ", ".join(said(op, trail) for op in list(filter(is_draw, ops)) or ops) or None
+
+
+def _written(both: Both, told: list[Pair], reasons: tuple[Difference, ...]) -> Divergence:
+    a, b = (_number(trail, [pair[side] for pair in told]) for side, trail in enumerate(both.sides))
+    one, other = _given(both.a, told[0][0]), _given(both.b, told[0][1])
+    seen = 0.0 if one is None or other is None else both.apart(one, other)
+    ends = told[-1] if None not in told[-1] else (None, None)
+    made = both.apart(_made(both.a, ends[0]), _made(both.b, ends[1]))
+    agree = sum(place.op < (b or 0) for place in both.agreeing())
+    total = sum(bool(place.slots) for place in both.b.places.places)
+    return Divergence(_site(both.a, a), _site(both.b, b), reasons, seen, made, agree, total)
+
+
+def _number(trail: Trail, numbers: list[int | None]) -> int | None:
+    """Return the first operation, or the one that draws what is dropped out; of none, the model's last."""
+    known = [n for n in numbers if n is not None] or [
+        trail.maker[value] for value in trail.record.outputs if value in trail.maker
+    ]
+    return next((n for n in known if is_draw(trail.record.ops[n])), known[0] if known else None)
+
+
+def _site(trail: Trail, number: int | None) -> Site:
+    return Site("", (), "input") if number is None else site_of(number, trail)
+
+
+def _given(trail: Trail, number: int | None) -> int | None:
+    """Return the first value that an operation is given and the model does not hold."""
+    inputs = () if number is None else trail.record.ops[number].inputs
+    return next((value for value in inputs if not keys_of(value, trail)), None)
+
+
+def _made(trail: Trail, number: int | None) -> int:
+    """Return what comes of an operation; without any, what comes of the model."""
+    return (trail.record if number is None else trail.record.ops[number]).outputs[0]

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import attrs
 
-from torchgraft.alignment.check.reading import Site
+
+@attrs.frozen
+class Site:
+    """Where an operation stands in a model.
+
+    Args:
+        path: the module that runs it; empty for the root.
+        keys: the parameters that it uses.
+        kind: what it is: ``norm``, ``linear``, ``gelu``.
+    """
+
+    path: str
+    keys: tuple[str, ...]
+    kind: str
+
+    def __str__(self) -> str:
+        return self.path or "the root"
 
 
 @attrs.frozen
@@ -31,8 +47,8 @@ class Difference:
             far = ", of another shape"
         else:
             far = "" if self.apart is None else f", {self.apart:.2g} apart"
-        both = _word(self.a) if self.a == self.b else f"{_word(self.a)} against {_word(self.b)}"
-        return f"{self.what} {both}{far}"
+        a, b = ("none" if value is None else str(value) for value in (self.a, self.b))
+        return f"{self.what} {a if a == b else f'{a} against {b}'}{far}"
 
 
 @attrs.frozen
@@ -70,7 +86,3 @@ class Divergence:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.why}; {self.agree} of {self.total} sites agree before it"
-
-
-def _word(value: object) -> str:
-    return "none" if value is None else str(value)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import attrs
-
+from torchgraft.alignment.check.divergence import Site
 from torchgraft.alignment.check.trail import Trail
 from torchgraft.alignment.match.kinds import kind_of
 from torchgraft.alignment.match.operations import MOVES
-from torchgraft.graph.deep.record import Op, Ref
+from torchgraft.graph.deep.record import Op
 
 # What a signal is seen as, and how it lies in memory, is no part of what is computed.
 _TELLING = (
     "slice select split split_with_sizes chunk unbind index index_select gather cat stack flip roll unfold"
 )
-_QUIET = MOVES - frozenset(_TELLING.split())
+_VIEWS = MOVES - frozenset(_TELLING.split())
 # Settings that change nothing in evaluation mode, or nothing but where and how numbers are held.
 _UNHEEDED = (
     "momentum output_mask cudnn_enabled cudnn_enable benchmark benchmark_enabled deterministic allow_tf32 "
@@ -25,27 +24,9 @@ _BARE = ("other", "exponent")
 _KINDS = ("linear", "conv", "norm")
 
 
-@attrs.frozen
-class Site:
-    """Where an operation stands in a model.
-
-    Args:
-        path: the module that runs it; empty for the root.
-        keys: the parameters that it uses.
-        kind: what it is: ``norm``, ``linear``, ``gelu``.
-    """
-
-    path: str
-    keys: tuple[str, ...]
-    kind: str
-
-    def __str__(self) -> str:
-        return self.path or "the root"
-
-
 def name_of(op: Op) -> str:
     """Name an operation: ``layer_norm``."""
-    if op.name.startswith("bernoulli"):
+    if is_draw(op):
         return "dropout"
     name = op.name.strip("_").removeprefix("native_").removesuffix("_with_indices")
     if "batch_norm" in name:
@@ -59,9 +40,14 @@ def family(op: Op, trail: Trail) -> str:
     return kind.name if kind is not None and kind.name in _KINDS else name_of(op)
 
 
-def quiet(op: Op) -> bool:
-    """Tell whether an operation gives what it was given, seen anew."""
-    return op.func is None or op.name.rstrip("_") in _QUIET
+def is_view(op: Op) -> bool:
+    """Return True if an operation gives what it was given, seen anew."""
+    return op.func is None or op.name.rstrip("_") in _VIEWS
+
+
+def is_draw(op: Op) -> bool:
+    """Return True if an operation draws what is dropped out."""
+    return op.name.startswith("bernoulli")
 
 
 def settings(op: Op, trail: Trail) -> dict[str, object]:
@@ -73,8 +59,8 @@ def settings(op: Op, trail: Trail) -> dict[str, object]:
         value = (
             op.args[place] if place < len(op.args) else op.kwargs.get(argument.name, argument.default_value)
         )
-        tensors = _holds_tensors(value) or "Tensor" in str(argument.type)
-        if argument.name not in _IDLE and (not tensors or isinstance(value, (bool, int, float))):
+        number = isinstance(value, (int, float))
+        if argument.name not in _IDLE and (number or "Tensor" not in str(argument.type)):
             found[argument.name] = _plain(argument.name, value, op, trail)
     return found
 
@@ -97,14 +83,10 @@ def keys_of(value: int, trail: Trail) -> tuple[str, ...]:
 def said(op: Op, trail: Trail) -> str:
     """Write an operation with its numbers: ``leaky_relu(negative_slope=0.2)``, ``mul(0.5)``."""
     told = {k: v for k, v in settings(op, trail).items() if v and (isinstance(v, float) or k in _BARE)}
-    if op.name.startswith("bernoulli"):
+    if is_draw(op):
         return f"dropout(p={1 - float(str(told['p'])):g})"
     words = [f"{v:g}" if k in _BARE else f"{k}={v:g}" for k, v in told.items()]
     return f"{name_of(op)}({', '.join(words)})" if words else name_of(op)
-
-
-def _holds_tensors(value: object) -> bool:
-    return isinstance(value, Ref) or (isinstance(value, (tuple, list)) and any(map(_holds_tensors, value)))
 
 
 def _plain(name: str, value: object, op: Op, trail: Trail) -> object:

@@ -1,39 +1,31 @@
-"""What a run leaves behind: a fingerprint of every value, and the values that are asked for."""
+"""What a run leaves behind: a fingerprint of every value, and the values that are asked for.
+
+In single precision two ways to write one function differ by as much as a wrong epsilon makes;
+in double precision what is the same is the same to twelve digits.
+"""
 
 from __future__ import annotations
 
-import bisect
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+import functools
+from collections.abc import Callable, Container, Mapping
+from typing import TypeVar
 
 import attrs
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
-from torchgraft.alignment.check.doubled import widened
 from torchgraft.alignment.match.finder import find_places
-from torchgraft.alignment.match.places import Place, Places
+from torchgraft.alignment.match.places import Place
 from torchgraft.alignment.match.prints import Print, print_of
 from torchgraft.graph.deep.live import record_live
 from torchgraft.graph.deep.record import Record
 from torchgraft.graph.probe import Arguments
 from torchgraft.graph.proxy import tensors_in
 
-Before = Callable[[Mapping[int, torch.Tensor]], None]
-
-
-class After(Protocol):
-    """Looks at what an operation gave, and is told whether it wrote into what it was given."""
-
-    def __call__(self, number: int, output: object, *, written: bool) -> None:
-        """Look at what operation ``number`` gave."""
-
-
-State = Mapping[str, torch.Tensor]
+T = TypeVar("T")
 # Masks hold the lowest number that there is, whose square is none.
 _LARGEST = 1e30
-_NEAR = 40
 # No multiple of the angle comes near a full turn, so every place in a tensor has a weight of its own.
 _TURN, _WIDE = 2.399963229728653, 1021
 
@@ -51,48 +43,25 @@ class Runner:
 
     model: nn.Module
     arguments: Arguments
-    state: State = attrs.field(factory=dict)
+    state: Mapping[str, torch.Tensor] = attrs.field(factory=dict)
     double: bool = False
 
-    def record(self) -> Record:
-        """Run the model and record what it does."""
-        return self._run(lambda _taken: None)
+    def look(
+        self, see: Callable[[torch.Tensor], T], wanted: Container[int] | None = None
+    ) -> tuple[Record, dict[int, T]]:
+        """Run the model and look at its values.
 
-    def trail(self) -> Trail:
-        """Run the model and take the fingerprints of all values."""
-        given: dict[int, Mark] = {}
-        made: dict[int, list[Mark]] = {}
-        marker = _Marker()
+        Args:
+            see: looks at a value.
+            wanted: the numbers of those that are used to look at; ``None`` for all.
 
-        def before(taken: Mapping[int, torch.Tensor]) -> None:
-            given.update({v: marker.of(tensor) for v, tensor in taken.items() if v not in given})
+        Returns:
+            What the run did; and what was seen, of values that no operation uses, too.
+        """
+        seen: dict[int, T] = {}
+        unused: dict[int, tuple[int, int, torch.Tensor]] = {}
+        wide = _widened if self.double else _same
 
-        def after(number: int, output: object, *, written: bool) -> None:
-            if written:
-                marker.forget()
-            made[number] = [marker.of(tensor) for tensor in tensors_in(output)]
-
-        record = self._run(before, after)
-        for number, marks in made.items():
-            given.update(zip(record.ops[number].outputs, marks, strict=False))
-        return Trail(self, record, given, self._places(record))
-
-    def values(self, wanted: Iterable[int], record: Record) -> dict[int, torch.Tensor]:
-        """Run the model and keep some of the values, numbered as in a record of it."""
-        left = set(wanted)
-        found: dict[int, torch.Tensor] = {}
-
-        def before(taken: Mapping[int, torch.Tensor]) -> None:
-            found.update({v: t.detach().clone() for v, t in taken.items() if v in left and v not in found})
-
-        def after(number: int, output: object, *, written: bool) -> None:  # noqa: ARG001 - as above
-            before(dict(zip(record.ops[number].outputs, tensors_in(output), strict=False)))
-
-        if left:
-            self._run(before, after)
-        return found
-
-    def _run(self, before: Before, after: After | None = None) -> Record:
         def step(
             number: int,
             func: Callable[..., object],
@@ -100,30 +69,42 @@ class Runner:
             kwargs: dict[str, object],
             values: tuple[int, ...],
         ) -> object:
-            if self.double:
-                args, kwargs = widened(args), widened(kwargs)  # type: ignore[assignment]  # of one kind
-            before(dict(zip(values, tensors_in((args, kwargs)), strict=True)))
-            output = func(*args, **kwargs)
-            output = widened(output) if self.double else output
-            if after is not None:
-                after(number, output, written=func._schema.is_mutable)  # type: ignore[attr-defined]  # an operation
+            args, kwargs = wide((args, kwargs))
+            for value, tensor in zip(values, tensors_in((args, kwargs)), strict=True):
+                unused.pop(id(tensor), None)
+                if value not in seen and (wanted is None or value in wanted):
+                    seen[value] = see(tensor)
+            output = wide(func(*args, **kwargs))
+            unused.update((id(tensor), (number, i, tensor)) for i, tensor in enumerate(tensors_in(output)))
             return output
 
-        arguments = self.arguments
-        if self.double:
-            arguments = widened(arguments)  # type: ignore[assignment]  # of one kind
-        return record_live(self.model, arguments, step, state=self.state, double=self.double)
+        arguments = wide(self.arguments)
+        record = record_live(self.model, arguments, step, state=self.state, double=self.double)
+        ends = [(record.ops[number].outputs[i], tensor) for number, i, tensor in unused.values()]
+        ends += zip(record.inputs, tensors_in(arguments), strict=True)
+        return record, {value: see(tensor) for value, tensor in ends} | seen
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the model's tensors by name, and those that stand in their place."""
         held = {**self.model.state_dict(keep_vars=True), **self.state}
         return {key: value for key, value in held.items() if isinstance(value, torch.Tensor)}
 
-    def _places(self, record: Record) -> Places:
-        tensors = self.tensors()
-        buffers = dict(self.model.named_buffers(remove_duplicate=False))
-        mapped = [key for key, value in tensors.items() if value.is_floating_point()]
-        return find_places(record, {**buffers, **tensors}, mapped)
+
+def _same(value: T) -> T:
+    return value
+
+
+def _widened(value: T) -> T:
+    """Return a nested value with wide tensors, and wide dtypes, where they were narrow."""
+    return tree_map(_widen, value)  # type: ignore[no-any-return]  # of one kind
+
+
+def _widen(value: object) -> object:
+    kind = value.dtype if isinstance(value, torch.Tensor) else value
+    if not isinstance(kind, torch.dtype) or not (kind.is_floating_point or kind.is_complex):
+        return value
+    wide = torch.complex128 if kind.is_complex else torch.float64
+    return value.to(wide) if isinstance(value, torch.Tensor) else wide
 
 
 @attrs.frozen
@@ -155,33 +136,26 @@ class Trail:
     """What one run did, and what was seen of every value.
 
     Args:
-        runner: what ran, and can be run again.
-        record: what it did.
-        marks: the fingerprints of values.
-        places: the places of the model.
+        runner: what runs.
     """
 
-    def __init__(self, runner: Runner, record: Record, marks: Mapping[int, Mark], places: Places) -> None:
-        self.runner = runner
-        self.record = record
-        self.marks = marks
-        self.places = places
+    def __init__(self, runner: Runner) -> None:
+        self.record, self.marks = runner.look(mark_of)
+        self._runner, self._tensors = runner, runner.tensors()
+        buffers = dict(runner.model.named_buffers(remove_duplicate=False))
+        mapped = [key for key, value in self._tensors.items() if value.is_floating_point()]
+        self.places = find_places(self.record, {**buffers, **self._tensors}, mapped)
         self.maker = {
-            value: n for n, op in enumerate(record.ops) for value in op.outputs if value not in op.inputs
+            value: n for n, op in enumerate(self.record.ops) for value in op.outputs if value not in op.inputs
         }
-        self._held: dict[int, torch.Tensor] = {}
         self.used: dict[int, list[Place]] = {}
-        for place in places.places:
+        for place in self.places.places:
             for number in {slot.op for slot in place.slots.values()}:
                 self.used.setdefault(number, []).append(place)
-        self.signals = set(record.inputs)
-        for op in record.ops:
-            if self.signals.intersection(op.inputs):
-                self.signals.update(op.outputs)
         self._by_count: dict[int, list[Mark]] = {}
-        for mark in sorted(marks.values(), key=lambda mark: mark.told.size):
-            self._by_count.setdefault(mark.told.count, []).append(mark)
-        self._sizes = {count: [m.told.size for m in held] for count, held in self._by_count.items()}
+        for value, mark in self.marks.items():
+            if mark.told.size or value not in self.record.given:  # dead features are no statistics at zero
+                self._by_count.setdefault(mark.told.count, []).append(mark)
 
     def formed(self, place: Place, name: str) -> torch.Tensor | None:
         """Return a parameter as a place uses it, in the form in which parameters are compared."""
@@ -189,49 +163,31 @@ class Trail:
         if slot is None:
             return None
         known = self._laid(slot.value)
-        if known is not None:
-            return slot.of(known).double()
-        if slot.value not in self._held:  # another run: what is used nearby is likely asked for next
-            near = [n for n in range(slot.op - _NEAR, slot.op + _NEAR) if n in self.used]
-            values = {one.value for n in near for other in self.used[n] for one in other.slots.values()}
-            self._held.update(self.runner.values(values, self.record))
-        return slot.of(self._held[slot.value]).double()
+        return slot.of(self._made[slot.value] if known is None else known).double()
 
     def _laid(self, value: int) -> torch.Tensor | None:
         """Return a value that is a plain view of a parameter."""
         operand = self.places.operands.of(value)
-        held = self.runner.tensors().get(operand.key)
+        held = self._tensors.get(operand.key)
         if operand.view is None or held is None:
             return None
         view = operand.view
         return held.detach().contiguous().as_strided(view.shape, view.stride(), view.storage_offset())
 
+    @functools.cached_property
+    def _made(self) -> dict[int, torch.Tensor]:
+        """What is used as a parameter and was computed from some: another run keeps it."""
+        used = {slot.value for place in self.places.places for slot in place.slots.values()}
+        wanted = {value for value in used if self._laid(value) is None}
+        return self._runner.look(lambda tensor: tensor.detach().clone(), wanted)[1]
+
     def has(self, mark: Mark, least: float, *, ordered: bool) -> bool:
         """Tell whether some value of the run is like one of another run."""
-        count, size = mark.told.count, mark.told.size
-        sizes, slack = self._sizes.get(count, []), size * least * 1.01
-        first, last = bisect.bisect_left(sizes, size - slack), bisect.bisect_right(sizes, size + slack)
-        held = self._by_count.get(count, [])[first:last]
-        return any(mark.apart(other, ordered=ordered) <= least for other in held)
-
-
-class _Marker:
-    """Take the fingerprint of a tensor once, however often it is used."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Mark]] = {}
-
-    def of(self, tensor: torch.Tensor) -> Mark:
-        known = self._known.get(id(tensor))
-        if known is not None and known[0]() is tensor:
-            return known[1]
-        mark = mark_of(tensor)
-        self._known[id(tensor)] = weakref.ref(tensor), mark
-        return mark
-
-    def forget(self) -> None:
-        """Take it that tensors were written to; which share their memory is not known."""
-        self._known.clear()
+        slack = mark.told.size * least * 1.01
+        return any(
+            abs(other.told.size - mark.told.size) <= slack and mark.apart(other, ordered=ordered) <= least
+            for other in self._by_count.get(mark.told.count, ())
+        )
 
 
 def mark_of(tensor: torch.Tensor) -> Mark:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import attrs
 
 from torchgraft.alignment.alignment import Alignment, Entry
 from torchgraft.alignment.files.atomic import replacing
 from torchgraft.alignment.files.container import BYTES, METADATA, Stored, header, listing
-from torchgraft.alignment.files.streaming import Stream
-from torchgraft.alignment.maps.apply import check_kinds
+from torchgraft.alignment.files.streaming import blocks, read
+from torchgraft.alignment.maps.apply import check_kinds, made
 from torchgraft.errors import AlignmentError, OptionError
 from torchgraft.text import literal, near, plural, spelled
-
-
-@attrs.frozen
-class _Shard:
-    """Entries that go into one file, with the dtype that each of them has."""
-
-    entries: tuple[tuple[Entry, str], ...]
-    size: int
 
 
 @spelled
@@ -36,7 +26,7 @@ def apply_to_file(
 ) -> tuple[Path, ...]:
     """Write the target's tensors to a safetensors file, out of a file of the source's.
 
-    Memory is bounded by the largest tensor; what keeps its order is copied and never held.
+    One tensor is held at a time, with what it is made of.
     The files are there in full at the end, or not at all.
 
     Args:
@@ -73,17 +63,25 @@ def apply_to_file(
     _check_options(target, max_shard_size)
     tensors, metadata = listing(Path(source_path))
     metadata.pop("torchgraft", None)  # it tells how the source was made, and would be wrong here
-    shards = _shards(alignment, _dtypes(alignment, tensors), max_shard_size)
+    dtypes = _dtypes(alignment, tensors)
+    sizes = {key: math.prod(alignment.target[key]) * BYTES[dtype] for key, dtype in dtypes.items()}
+    shards = [
+        sorted(shard, key=lambda entry: -BYTES[dtypes[entry.target]])  # all begin at a multiple of their size
+        for shard in _shards(alignment.entries, sizes, max_shard_size)
+    ]
     paths = _paths(target, len(shards))
-    with Stream(tensors) as stream, replacing(paths) as files:
+    with replacing(paths) as files:
         for shard, file in zip(shards, files, strict=False):
-            told = [(entry.target, dtype, alignment.target[entry.target]) for entry, dtype in shard.entries]
-            file.write(header(told, metadata))
-            for entry, dtype in shard.entries:
-                for chunk in stream.chunks(entry, dtype):
-                    file.write(chunk)
+            file.write(
+                header([(e.target, dtypes[e.target], alignment.target[e.target]) for e in shard], metadata)
+            )
+            for entry in shard:
+                state = {key: read(tensors[key]) for key in entry.keys}
+                shape = alignment.target[entry.target]
+                for block in blocks(made(entry, alignment.source, shape, state).reshape(-1)):
+                    file.write(block)
         if len(shards) > 1:
-            files[-1].write(_index(shards, paths))
+            files[-1].write(_index(shards, paths, sum(sizes.values())))
     return paths
 
 
@@ -116,25 +114,17 @@ def _dtypes(alignment: Alignment, tensors: Mapping[str, Stored]) -> dict[str, st
     return dtypes
 
 
-def _shards(alignment: Alignment, dtypes: Mapping[str, str], most: int | None) -> list[_Shard]:
+def _shards(entries: Sequence[Entry], sizes: Mapping[str, int], most: int | None) -> list[list[Entry]]:
     """Fill one file after the other; a tensor that is larger than a file gets its own."""
-    shards: list[_Shard] = []
-    held: list[tuple[Entry, str]] = []
-    size = 0
-    for entry in alignment.entries:
-        dtype = dtypes[entry.target]
-        count = math.prod(alignment.target[entry.target]) * BYTES[dtype]
-        if held and most is not None and size + count > most:
-            shards.append(_Shard(_aligned(held), size))
-            held, size = [], 0
-        held.append((entry, dtype))
-        size += count
-    return [*shards, _Shard(_aligned(held), size)]
-
-
-def _aligned(held: list[tuple[Entry, str]]) -> tuple[tuple[Entry, str], ...]:
-    """Put wide elements first, so that all begin at a multiple of their size."""
-    return tuple(sorted(held, key=lambda item: -BYTES[item[1]]))
+    shards: list[list[Entry]] = [[]]
+    filled = 0
+    for entry in entries:
+        if shards[-1] and most is not None and filled + sizes[entry.target] > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(entry)
+        filled += sizes[entry.target]
+    return shards
 
 
 def _paths(target: Path, count: int) -> tuple[Path, ...]:
@@ -150,13 +140,9 @@ def _paths(target: Path, count: int) -> tuple[Path, ...]:
     return tuple(target.with_name(name) for name in (*names, f"{target.name}.index.json"))
 
 
-def _index(shards: list[_Shard], paths: tuple[Path, ...]) -> bytes:
-    files = {
-        entry.target: path.name
-        for shard, path in zip(shards, paths, strict=False)
-        for entry, _ in shard.entries
-    }
-    told = {"metadata": {"total_size": sum(shard.size for shard in shards)}, "weight_map": files}
+def _index(shards: list[list[Entry]], paths: tuple[Path, ...], size: int) -> bytes:
+    files = {e.target: path.name for shard, path in zip(shards, paths, strict=False) for e in shard}
+    told = {"metadata": {"total_size": size}, "weight_map": files}
     return (json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
