@@ -161,6 +161,55 @@ def page(rows: list[Row]) -> str:
     return PAGE + "\n".join(lines) + "\n"
 
 
+OWN = """## A model's own state dict
+
+Made by `python benchmarks/alignment.py --own`. A model is asked for its weights out of its own bare state dict, under six kinds of names: its own; those with a prefix; with other words for stages, blocks, layers and features; with a prefix and other words for some layers; with no word kept; with other words and sorted by the alphabet, as in many files. `tests/support/own.py` lists the models. A tensor is right when it takes its own values, open when it is ambiguous or missing; a wrong one takes others.
+
+"""
+
+
+def own_row(name: str) -> Row:
+    """Align a model's own state dict with it, under all kinds of names."""
+    from own import WAYS, called, own
+
+    from torchgraft.alignment.align import align
+
+    model, x = own(name)
+    found: Row = {"model": name, "tensors": len(model.state_dict()), "ways": {}}
+    for way in WAYS:
+        state, names = called(model, way)
+        made = align(state, model, example=x).apply(state)
+        right = sum(value.reshape(-1).equal(state[names[key]].reshape(-1)) for key, value in made.items())
+        found["ways"][way] = (right, len(made) - right, found["tensors"] - len(made))
+    return found
+
+
+def own_page(rows: list[Row]) -> str:
+    """Write what became of models' own state dicts."""
+    ways = list(rows[0]["ways"])
+    total = [[sum(row["ways"][way][cell] for row in rows) for cell in range(3)] for way in ways]
+    lines = [
+        "Right, wrong and open:",
+        "",
+        f"| model | tensors | {' | '.join(ways)} |",
+        "|---" * (len(ways) + 2) + "|",
+    ]
+    for row in rows:
+        cells = [" ".join(map(str, row["ways"][way])) for way in ways]
+        lines.append(f"| {row['model']} | {row['tensors']} | {' | '.join(cells)} |")
+    cells = [" ".join(map(str, counted)) for counted in total]
+    lines.append(f"| all | {sum(row['tensors'] for row in rows)} | {' | '.join(cells)} |")
+    return OWN + "\n".join(lines) + "\n"
+
+
+def write(path: str, *, pairs: str = "", own: str = "") -> None:
+    """Write one of the two parts of the page; the other stays."""
+    mark = OWN.splitlines()[0]
+    file = Path(path)
+    known = file.read_text().partition(mark) if file.exists() else ("", "", "")
+    file.write_text((pairs or known[0].rstrip() + "\n") + "\n" + (own or mark + known[2]))
+
+
 def counts(one: Row) -> str:
     """Write right, wrong and missing in one cell."""
     if "right" not in one:
@@ -180,7 +229,14 @@ def main() -> None:
     parser.add_argument("--json", help="where to write the figures")
     parser.add_argument("--out", default=str(ROOT / "docs" / "alignment.md"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--own", action="store_true", help="models and their own state dicts, and no pairs")
     given = parser.parse_args()
+    if given.own:
+        from own import LARGE, OWN
+
+        with multiprocessing.get_context("spawn").Pool(given.workers, prepare) as pool:
+            write(given.out, own=own_page(pool.map(own_row, [*OWN, *LARGE], chunksize=1)))
+        return
     names = fnmatch.filter(PAIRS, given.pairs)
     with multiprocessing.get_context("spawn").Pool(given.workers, prepare, maxtasksperchild=40) as pool:
         rows = []
@@ -190,7 +246,7 @@ def main() -> None:
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))
     if given.pairs == "*":
-        Path(given.out).write_text(page(rows))
+        write(given.out, pairs=page(rows))
     print(page(rows).removeprefix(PAGE))
 
 

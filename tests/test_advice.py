@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,7 +81,15 @@ class Two(nn.Module):
         return self.a(x) + self.b(y)
 
 
+def edited() -> nn.Module:
+    """Edit a model by a step that no file holds."""
+    return pipe(RESNET, torchgraft.edit(lambda draft: draft.exchange("fc", nn.Linear(512, 3)), name="mine"))
+
+
 RESNET, TEN = resnet18().eval(), resnet18(num_classes=10)
+with torch.device("meta"):
+    HOLLOW = pipe(resnet18(), torchgraft.swap_head(3))
+PATH = torchgraft.save(edited(), Path(tempfile.mkdtemp()) / "edited.safetensors")
 SAMPLE = {
     **{name: getattr(torchgraft, name) for name in torchgraft.__all__},
     **{name: getattr(blocks, name) for name in block_names() if hasattr(blocks, name)},
@@ -88,6 +98,7 @@ SAMPLE = {
     "R": RESNET, "TEN": TEN, "state": RESNET.state_dict(), "x": torch.zeros(1, 3, 32, 32), "y": torch.zeros(1, 3, 32, 32),
     "step": parse, "drop": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5)),
     "spare": Spare().eval(), "lists": Lists().eval(), "encoder": Encoder().eval(), "two": Two().eval(), "picks": Picks().eval(),
+    "hollow": HOLLOW, "path": str(PATH), "edited": edited,
     "nested": nn.Sequential(resnet18()).eval(), "by_data": ByData().eval(),
 }  # fmt: skip
 PLACES = {
@@ -105,6 +116,11 @@ PLACES = {
     r"<a Identity>|<a module>": "nn.Identity()",
     r"(?<=pipe\()model": "MODEL",
     r"<arguments>": "3, 2",
+    r"<(in_features|out_features)>": "512",
+    r"<num_groups>, <num_channels>": "8, 512",
+    r"<a function that builds the edited ResNet>|<what built the model that was saved>": "edited",
+    r"<the weights of its base>": "state",
+    r"(?<=materialize\()model": "hollow",
 }
 """What a reader puts in the places that a line leaves open."""
 CASES = """
@@ -240,6 +256,10 @@ at(3)
 op(nn.ReLU)
 node("")
 stage("last")
+step('wrap("layer4", nn.GroupNorm(8))')
+step('replace("fc", nn.Linear(512, 3, device="cpu"), keep_shape=False)')
+load(path)
+materialize(hollow, {"conv1.weight": state["conv1.weight"]})
 """.strip().splitlines()
 MODELS = {name: value for name, value in SAMPLE.items() if isinstance(value, nn.Module)}
 

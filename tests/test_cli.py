@@ -24,13 +24,16 @@ from typer.testing import CliRunner
 
 from torchgraft import Alignment, pipe, swap_head, wrap
 from torchgraft.alignment.alignment import Entry, Part
-from torchgraft.cli import output, stage, words
+from torchgraft.cli import output
 from torchgraft.cli.failure import Failure
 from torchgraft.cli.main import app, main
-from torchgraft.cli.paths import HTML, MODEL, check_output
-from torchgraft.cli.work.align import _rewrite as rewritten
-from torchgraft.cli.work.files import size_text
+from torchgraft.cli.output_files import check_output
+from torchgraft.cli.parameters import read_options, read_value
+from torchgraft.cli.progress import show_progress
+from torchgraft.cli.work.relating import _rewrite as rewritten
 from torchgraft.cli.work.selecting import read_target
+from torchgraft.cli.work.showing import size_text
+from torchgraft.cli.work.trees import name_tree
 from torchgraft.errors import CheckpointError, GraftError, OptionError, TargetError
 from torchgraft.sources.get import get_model
 from torchgraft.sources.registry import register_model
@@ -243,7 +246,7 @@ def test_an_error_of_the_library_is_shown_as_it_prints() -> None:
 
 
 def test_an_error_that_nobody_expects_says_how_to_see_it(monkeypatch) -> None:
-    monkeypatch.setattr("torchgraft.cli.work.blocks.run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("torchgraft.cli.work.blocks", lambda *_, **__: 1 / 0)
     assert ran("blocks", "a b", code=1).stderr == (
         "error: ZeroDivisionError: division by zero\n"
         "  asked  torchgraft blocks 'a b'\n"
@@ -260,7 +263,7 @@ def test_an_error_of_the_system_names_the_file(monkeypatch) -> None:
     def run(*_, **__):
         raise PermissionError(13, "Permission denied", "/held/m.safetensors")
 
-    monkeypatch.setattr("torchgraft.cli.work.blocks.run", run)
+    monkeypatch.setattr("torchgraft.cli.work.blocks", run)
     told = refused("blocks")
     assert (told["error"], told["found"]) == ("Permission denied", "/held/m.safetensors")
 
@@ -275,7 +278,7 @@ def test_an_interrupt_ends_with_130(monkeypatch) -> None:
     def run(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("torchgraft.cli.work.blocks.run", run)
+    monkeypatch.setattr("torchgraft.cli.work.blocks", run)
     result = CliRunner().invoke(app, ["blocks"])
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -295,7 +298,7 @@ def test_what_a_library_prints_or_warns_is_no_part_of_the_answer(monkeypatch) ->
         warnings.warn("mind the gap\nsecond line", UserWarning, stacklevel=1)
         return output.Answer("done", {"done": True})
 
-    monkeypatch.setattr("torchgraft.cli.work.blocks.run", run)
+    monkeypatch.setattr("torchgraft.cli.work.blocks", run)
     shown = ran("blocks")
     assert shown.stdout == "done\n"
     assert shown.stderr == "chatter\nnoise\nlogged\nwarning: mind the gap\n"
@@ -313,11 +316,11 @@ def test_wide_lines_are_broken_between_columns_then_words_and_no_word_is_cut() -
         "short\n  near   layer1, layer2, layer3, layer4, layer5, layer6\n"
         f"  write  {path}\n  conv1  Conv2d  1 64 112 112  NCHW"
     )
-    assert output.fitted(text, 30) == (
+    assert output.fit_lines(text, 30) == (
         "short\n  near   layer1, layer2,\n      layer3, layer4, layer5,\n      layer6\n"
         f"  write\n      {path}\n  conv1  Conv2d  1 64 112 112\n      NCHW"
     )
-    assert output.fitted("a" * 20 + "  " + "b c " * 10, 30) == (
+    assert output.fit_lines("a" * 20 + "  " + "b c " * 10, 30) == (
         "a" * 20 + "\n    " + "b c b c b c b c b c b c b\n    c b c b c b c"
     )
 
@@ -368,11 +371,11 @@ def test_a_stream_that_nobody_reads_ends_with_141(monkeypatch) -> None:
 
 def test_names_stand_side_by_side_on_a_terminal_alone(monkeypatch) -> None:
     names = ["a", "bb", "ccc", "d", "e"]
-    assert output.in_columns(names) == "a\nbb\nccc\nd\ne"
+    assert output.set_columns(names) == "a\nbb\nccc\nd\ne"
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setenv("COLUMNS", "12")
-    assert output.in_columns(names) == "a    d\nbb   e\nccc"
-    assert output.in_columns([""]) == ""
+    assert output.set_columns(names) == "a    d\nbb   e\nccc"
+    assert output.set_columns([""]) == ""
 
 
 def test_what_decides_is_where_the_answer_goes(monkeypatch, capsys) -> None:
@@ -384,9 +387,9 @@ def test_what_decides_is_where_the_answer_goes(monkeypatch, capsys) -> None:
 
 
 def test_progress_is_for_terminals() -> None:
-    with stage.watched(shown=True) as said:
+    with show_progress(shown=True) as said:
         said("building")  # the standard error is none here
-    with stage.watched(shown=False) as said:
+    with show_progress(shown=False) as said:
         said("building")
 
 
@@ -394,7 +397,7 @@ def test_a_terminal_that_cannot_move_back_gets_no_bar(monkeypatch) -> None:
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "dumb")
-    with stage.watched(shown=True) as said:
+    with show_progress(shown=True) as said:
         said("building")
     assert stream.getvalue() == ""
 
@@ -404,7 +407,7 @@ def test_progress_tells_what_is_going_on(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
-    with stage.watched(shown=True) as said:
+    with show_progress(shown=True) as said:
         said("building [resnet18]")
         time.sleep(0.5)
     assert "building [resnet18]" in stream.getvalue()
@@ -415,7 +418,7 @@ def test_progress_tells_what_is_going_on(monkeypatch) -> None:
 
 def test_values_are_literals_or_text() -> None:
     asked = ["a=1", "b=(1, 2)", "c=True", "d=true", "e=none", "f=relu", "g=a=b", "h=", "i=" + "(" * 300]
-    assert words.options(asked) == {
+    assert read_options(asked) == {
         "a": 1,
         "b": (1, 2),
         "c": True,
@@ -467,7 +470,7 @@ def test_values_are_literals_or_text() -> None:
 def test_where_results_go_is_checked_before_the_work(tmp_path, name, message) -> None:
     (tmp_path / "held.safetensors").write_bytes(b"abc")
     with pytest.raises(OptionError) as caught:
-        check_output(tmp_path / name, "-o", MODEL, force=False)
+        check_output(tmp_path / name, "-o", (".safetensors",), force=False)
     assert str(caught.value) == message.replace("{}", str(tmp_path))
     told = refused("apply", "no_such_model", "no_such_step(", "-o", tmp_path / name)
     assert told["error"] == caught.value.summary
@@ -475,7 +478,7 @@ def test_where_results_go_is_checked_before_the_work(tmp_path, name, message) ->
 
 def test_a_folder_is_no_place_for_a_model(tmp_path) -> None:
     with pytest.raises(OptionError, match=r"ends in \.html or \.htm") as caught:
-        check_output(tmp_path, "--html", HTML, force=True)
+        check_output(tmp_path, "--html", (".html", ".htm"), force=True)
     assert caught.value.found == "a folder"
     assert caught.value.write == f"--html {tmp_path}/model.html"
 
@@ -483,14 +486,14 @@ def test_a_folder_is_no_place_for_a_model(tmp_path) -> None:
 def test_shards_count_as_the_file_that_is_there(tmp_path) -> None:
     (tmp_path / "m.safetensors.index.json").write_text("{}")
     with pytest.raises(OptionError, match="already"):
-        check_output(tmp_path / "m.safetensors", "-o", MODEL, force=False)
-    check_output(tmp_path / "m.safetensors", "-o", MODEL, force=True)
+        check_output(tmp_path / "m.safetensors", "-o", (".safetensors",), force=False)
+    check_output(tmp_path / "m.safetensors", "-o", (".safetensors",), force=True)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OptionError, match="cannot be written to"):
-        check_output(Path(tmp_path) / "m.safetensors", "-o", MODEL, force=False)
+        check_output(Path(tmp_path) / "m.safetensors", "-o", (".safetensors",), force=False)
 
 
 # blocks
@@ -652,6 +655,20 @@ def test_what_has_no_end_is_not_read(tmp_path) -> None:
     assert refused("explain", a_folder)["found"] == "a folder"
     told = refused("apply", pipe_of_names, "freeze(head)", "-o", tmp_path / "m.safetensors")
     assert told["error"] == "'pipe.safetensors' is no file of weights"
+
+
+def test_odd_names_of_tensors_are_drawn() -> None:
+    names = ("a", "a.b", "c..d", ".e", "")
+    assert name_tree({name: ("F32", (2,)) for name in names}).splitlines() == [
+        "  a      F32  2",
+        "    b    F32  2",
+        "  c",
+        "",
+        "      d  F32  2",
+        "         F32  2",
+        "    e    F32  2",
+    ]
+    assert name_tree({"a." * 10_000 + "b": ("F32", ())}, every=True).endswith("F32  scalar")
 
 
 # select
@@ -845,9 +862,8 @@ def test_check_finds_every_problem_at_once(folder, tmp_path) -> None:
 def test_explain_reads_no_tensor(made, monkeypatch) -> None:
     monkeypatch.setattr("torchgraft.store.reading.values", lambda *_: pytest.fail("read"))
     shown = ran("explain", made).stdout
-    assert shown.splitlines()[1:5] == [
+    assert shown.splitlines()[1:4] == [
         "  base      torchvision/squeezenet1_1",
-        "  weights   began as random ones",
         '  step 1    wrap("features.12", se())',
         "  step 2    swap_head(10)",
     ]
@@ -1008,10 +1024,10 @@ def test_nobody_needs_to_read_an_error() -> None:
 
 def test_an_interrupt_is_silent() -> None:
     code = (
-        "import signal, time\n"
+        "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "from torchgraft.cli import main\n"
-        "main._run = lambda *_, **__: (print('running', flush=True), time.sleep(60))\n"
+        "from torchgraft.cli import main, work\n"
+        "work.blocks = lambda *_, **__: (print('running', file=sys.__stdout__, flush=True), time.sleep(60))\n"
         "main.app(['blocks'])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -1032,4 +1048,4 @@ def test_json_is_json_whatever_is_asked_for(encoding):
 
 
 def test_values_that_python_cannot_make_are_text():
-    assert words.value("{[]: 1}") == "{[]: 1}"
+    assert read_value("{[]: 1}") == "{[]: 1}"

@@ -66,22 +66,39 @@ SAME = {
     "narrowed": lambda s, x: torch.cat([x, x], dim=-3)[:, 2:8],
     "strided": lambda s, x: s.far(F.max_pool2d(s.near(x), 3, 2, 1)),
     "averaged and strided": lambda s, x: F.avg_pool2d(s.near(x), 2, 2),
-}  # fmt: skip
-
-REFUSED = {
     "stacked at the end": lambda s, x: torch.stack([x, x * 2], -1).sum(-1),
     "stacked first": lambda s, x: torch.stack([x, x * 2]).mean(0),
     "joined from the end": lambda s, x: torch.cat([x, x], dim=-3).narrow(1, 2, 6),
     "split": lambda s, x: sum(x.split(2, dim=1)).repeat(1, 3, 1, 1),
-    "mean of rows": lambda s, x: x + x.mean(2, keepdim=True),
+    "gated by an expanded mean": lambda s, x: x * x.mean((2, 3), keepdim=True).expand_as(x),
+    "normalised over places": lambda s, x: F.normalize(x, dim=(2, 3)) + F.instance_norm(x),
+    "tokens on their own": lambda s, x: F.layer_norm(x.flatten(2).transpose(1, 2), (6,)).transpose(1, 2).view_as(x),
+    "written into": lambda s, x: _doubled(x * 1),
     "softmax of rows": lambda s, x: x.softmax(-1),
     "turned": lambda s, x: x.flip(2),
     "rolled": lambda s, x: x.roll(1, -1),
-    "larger": lambda s, x: F.interpolate(x, scale_factor=2),
-    "products of places": lambda s, x: x @ x,
     "summed up": lambda s, x: x.cumsum(-1),
     "transposed convolution": lambda s, x: F.conv_transpose2d(x, s.near.weight, padding=1),
+    "padded and cut": lambda s, x: F.pad(x, (1, 1))[..., 1:-1] + x,
 }  # fmt: skip
+
+REFUSED = {
+    "mean of rows": lambda s, x: x + x.mean(2, keepdim=True),
+    "products of places": lambda s, x: x @ x,
+    "places by their numbers": lambda s, x: x + torch.arange(x.shape[-1], dtype=x.dtype),
+    "tokens that are summed up": lambda s, x: x + x.flatten(2).cumsum(-1).reshape(x.shape),
+    "written into a slice": lambda s, x: _cleared(x * 1),
+}  # fmt: skip
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    x[:, :2] *= 2
+    return x
+
+
+def _cleared(x: torch.Tensor) -> torch.Tensor:
+    x[..., 1:].mul_(2)
+    return x
 
 
 def net(function) -> nn.Module:
@@ -125,3 +142,56 @@ def test_later_steps_see_the_dilated_layers():
     assert result.body.again.stride == apart.body.again.stride == (1, 1)
     assert result(x).shape == apart(x).shape == (1, 6)
     assert result.body.near.dilation == (2, 2)
+
+
+class Strided(nn.Module):
+    """A level with functions of its own, after a stem."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.near, self.function = nn.Conv2d(4, 4, 3, padding=1), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.near(x))
+
+
+def strided(function, *behind: nn.Module) -> nn.Module:
+    start = (nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*start, Strided(function), *behind).double().eval()
+
+
+def test_a_level_under_two_names_is_edited_once():
+    model = strided(lambda x: F.avg_pool2d(x, 3, 1, 1) * x.mean((2, 3), keepdim=True))
+    model.append(nn.ReLU()).append(model[2])
+    result, x = dilate(2)(model), torch.randn(2, 3, 37, 41, dtype=torch.float64)
+    assert result[2] is result[4]
+    assert [n.name for n in result[2].graph.nodes].count("take_apart") == 1
+    assert torch.allclose(result(x)[..., ::2, ::2], model(x))
+
+
+def test_places_behind_the_channels_are_dense_too():
+    model = strided(lambda x: x.permute(0, 2, 3, 1)[:, ::2, 1::2].roll(1, 1).permute(0, 3, 1, 2))
+    model.append(nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64))
+    x = torch.randn(2, 3, 64, 80, dtype=torch.float64)
+    for stride, times in ((4, 2), (2, 4)):
+        assert torch.allclose(dilate(stride)(model)(x)[..., ::times, ::times], model(x))
+
+
+def test_a_graph_that_is_another_one_than_the_forward_is_refused():
+    held = [0]
+
+    def counts(x: torch.Tensor) -> torch.Tensor:
+        held[0] += 1
+        return F.avg_pool2d(x if held[0] == 1 else x * 2, 3, 1, 1)
+
+    with pytest.raises(GraftError):
+        dilate(2)(strided(counts))
+
+
+def test_strides_that_do_not_divide_keep_the_places_of_the_original():
+    model = strided(lambda x: F.max_pool2d(x, 3, 3), nn.Conv2d(4, 4, 3, padding=1))
+    x = torch.randn(2, 3, 97, 110, dtype=torch.float64)
+    for stride in (2, 4):
+        new, old = dilate(stride)(model)(x), model(x)
+        times = 12 // stride
+        assert torch.allclose(new[..., ::times, ::times], old)

@@ -518,6 +518,7 @@ def test_a_page_needs_nothing_else():
     assert len(text) < 300_000
     assert page.links == []
     assert not re.search(r"https?://|url\(|@import", text)
+    assert text.startswith("<!doctype html>")
     assert "default-src 'none'" in text
     assert text.count('class="row ') >= len(list(told.tree.walk()))
     shown = "".join(page.text)
@@ -539,6 +540,11 @@ def test_neighbours_that_are_the_same_are_folded():
     assert "<b>0 \N{HORIZONTAL ELLIPSIS} 3</b> <i>4 modules</i>" in text
     assert text.count('<div class="row same"') == 4
     assert '<span class="count">24</span>' in text
+
+
+def test_a_tensor_without_axes_is_a_scalar_on_the_page():
+    one, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False)
+    assert "<td>scalar int64</td>" in diff(one, other).to_html()
 
 
 def test_many_tensors_are_cut():

@@ -107,6 +107,16 @@ def test_the_original_stays_bit_by_bit_and_the_copy_does_as_others_do():
 
 
 def test_a_second_time_changes_nothing_and_a_smaller_stride_goes_on():
+    model = enliven(tv.resnet18()).double().eval()
+    once, x = pipe(model, dilate(16)), image(65, 77)
+    assert str(pipe(once, dilate(16))) == str(once)
+    for result in (pipe(once, dilate(8)), pipe(model, dilate(16), dilate(8), dilate(4))):
+        maps, logits = seen(result, "layer4", x)
+        assert maps.shape[-1] > 1.5 * seen(once, "layer4", x)[0].shape[-1]
+        assert near(logits, model(x))
+
+
+def test_maps_that_were_taken_apart_go_no_further():
     class Normed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -119,17 +129,12 @@ def test_a_second_time_changes_nothing_and_a_smaller_stride_goes_on():
 
     model = enliven(Normed()).double().eval()
     once, x = pipe(model, dilate(8)), image(65, 77)
-    twice = pipe(once, dilate(8))
-    assert [str(level.code) for level in (once, once.body)] == [
-        str(level.code) for level in (twice, twice.body)
-    ]
-    assert str(once) == str(twice)
-    assert near(once(x), model(x))
-    for result in (pipe(once, dilate(4)), pipe(model, dilate(8), dilate(4), dilate(2))):
-        maps, logits = seen(result, "body", x)
-        assert maps.shape[-1] > 2 * seen(once, "body", x)[0].shape[-1] - 4
-        assert near(logits, model(x))
-    assert near(pipe(model, dilate(16))(x), model(x))
+    assert str(pipe(once, dilate(8))) == str(once)
+    for stride in (2, 4, 8, 16):
+        assert near(pipe(model, dilate(stride))(x), model(x))
+    with pytest.raises(TargetError, match="dilated already") as caught:
+        pipe(once, dilate(4))
+    assert caught.value.write == "dilate(4) in the place of the first one"
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -194,15 +199,13 @@ def test_functions_and_moved_axes():
         assert result(image(64)).shape[-1] == 64 // stride
 
 
-def test_paddings_of_other_kinds_line_up_where_the_map_ends_on_the_original():
+def test_paddings_of_other_kinds_line_up():
     for pad in (nn.ReflectionPad2d(1), nn.ReplicationPad2d((1, 1, 1, 1)), nn.ZeroPad2d(1)):
         model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 1, 2), pad, nn.Conv2d(4, 4, 3))
-        alike(model, 2, density=2, sizes=(65, 97))
-    for mode in ("reflect", "replicate"):
+        alike(model, 2, density=2)
+    for mode in ("reflect", "replicate", "circular"):
         last = nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode)
-        alike(
-            nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 1, 2), last), 2, density=2, sizes=(65, 97)
-        )
+        alike(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 1, 2), last), 2, density=2)
     even = nn.Conv2d(4, 4, 4, padding="same")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, on kernels of even size
@@ -244,7 +247,7 @@ def test_with_other_edits():
     assert near(step(model)(image(65)), model(image(65)))
 
 
-def test_a_layer_with_a_forward_of_its_own_is_watched():
+def test_a_layer_with_a_forward_of_its_own_sees_maps_of_the_original():
     from timm.layers import BlurPool2d, Conv2dSame, StdConv2d
 
     class Other(nn.Conv2d):
@@ -255,9 +258,8 @@ def test_a_layer_with_a_forward_of_its_own_is_watched():
     alike(
         nn.Sequential(start, StdConv2d(4, 4, 3, 2), Conv2dSame(4, 4, 3, 2), Conv2dSame(4, 4, 4)), 2, density=4
     )
-    alike(nn.Sequential(start, BlurPool2d(4), nn.Conv2d(4, 4, 3)), 2, density=2, sizes=(65, 97))
-    with pytest.raises(TargetError, match=r"'2' .* reads other places than its attributes tell"):
-        pipe(nn.Sequential(start, nn.MaxPool2d(2), Other(4, 4, 3)), dilate(2))
+    alike(nn.Sequential(start, BlurPool2d(4), nn.Conv2d(4, 4, 3)), 2, density=2)
+    alike(nn.Sequential(start, nn.MaxPool2d(2), Other(4, 4, 3)), 2, density=2)
 
 
 def test_strides_are_those_that_the_model_has():
@@ -296,28 +298,35 @@ def test_what_mixes_places_is_named():
     alike(Attends(), 4, density=2)
     with pytest.raises(TargetError, match="'attention' mixes places") as caught:
         pipe(Attends(), dilate(2))
-    assert "flatten" in caught.value.found
+    assert caught.value.found == "add on a map of stride 4, 2 x 2 times as dense"
     assert caught.value.write.startswith("dilate(4)")
-    steps = (nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2))
-    for bad in (nn.ConvTranspose2d(4, 4, 2, 2), nn.Upsample(scale_factor=2), nn.LayerNorm([4, 16, 16]), nn.Softmax(2),
-                nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")):  # fmt: skip
-        with pytest.raises(TargetError, match="'2"):
-            pipe(nn.Sequential(*steps, bad), dilate(2), example=torch.zeros(1, 3, 64, 64))
+    last = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.AdaptiveAvgPool2d((3, 4)))
+    alike(last, 2, density=1)
 
 
-def test_tables_of_places_are_named():
+@pytest.mark.parametrize("layer", [
+    nn.ConvTranspose2d(4, 4, 3, padding=1), nn.LayerNorm([4, 16, 16]), nn.Softmax(2), nn.Upsample(scale_factor=2),
+])  # fmt: skip
+def test_what_works_on_whole_maps_gets_those_of_the_original(layer):
+    model = enliven(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), layer)).double().eval()
+    x = image(64)
+    new, old = pipe(model, dilate(2), example=x)(x), model(x)
+    step = new.shape[-1] // old.shape[-1]
+    assert near(new[..., ::step, ::step], old)
+
+
+def test_a_table_of_places_is_added_to_each_map_of_the_original():
     class Placed(nn.Module):
         def __init__(self):
             super().__init__()
             self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+            self.table = nn.Parameter(torch.randn(4, 16, 16))
 
         def forward(self, x):
-            x = self.body(x)
-            return x + torch.arange(x.shape[-1], dtype=x.dtype).reshape(1, -1)
+            return self.body(x) + self.table
 
-    alike(Placed(), 4, density=1)
-    with pytest.raises(TargetError, match="'add' mixes places"):
-        pipe(Placed(), dilate(2))
+    model, x = Placed().double().eval(), image(64)
+    assert near(pipe(model, dilate(2), example=x)(x)[..., ::2, ::2], model(x))
 
 
 def test_nothing_is_changed_where_something_cannot_be():
@@ -329,7 +338,7 @@ def test_nothing_is_changed_where_something_cannot_be():
     assert draft.get("body.1").stride == (2, 2)
 
 
-def test_branches_have_to_meet():
+def test_slices_with_gaps_are_strides():
     class Cut(nn.Module):
         def __init__(self):
             super().__init__()
@@ -339,9 +348,10 @@ def test_branches_have_to_meet():
             x = self.stem(x)
             return self.conv(x) + x[..., ::2, ::2]
 
-    with pytest.raises(TargetError, match="branches that meet at 'add'"):
-        pipe(Cut(), dilate(2))
+    alike(Cut(), 2, density=2)
 
+
+def test_a_layer_is_dilated_in_one_way():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -359,7 +369,9 @@ def test_branches_have_to_meet():
         pipe(Shared(), dilate(2))
 
 
-def test_a_model_whose_maps_shrink_in_another_way_says_where_they_are_lost():
-    swin = tv.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4])
-    with pytest.raises(TargetError, match="cannot be followed through"):
-        dilate(8)(swin)
+def test_stages_that_merge_patches_have_strides_too():
+    swin = tv.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4]).eval()
+    x = image(64).float()
+    assert torch.equal(dilate(8)(swin)(x), swin(x))
+    with pytest.raises(TargetError, match=r"'features.3.0.attn.view' mixes places"):
+        dilate(4)(swin)

@@ -18,7 +18,7 @@ from torchgraft import pipe, replace
 from torchgraft.edits.drop_path import drop_path, rate_name
 from torchgraft.errors import OptionError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.residual import residual_units
+from torchgraft.graph.residual import branch_edges, residual_units
 
 
 def rates(model: nn.Module) -> list[float]:
@@ -169,7 +169,6 @@ NONE = {
     "parts": parts,
     "two of one length behind a stem": lambda m, x: m.b(F.relu(m.a(x))) + m.c(F.relu(m.a(x))),
     "an earlier value as well": lambda m, x: (y := m.a(x)) + m.c(torch.cat([m.b(y), x], 1)[:, :4]),
-    "a statement on the branch": in_statement,
 }
 
 
@@ -205,14 +204,15 @@ SOME = {
     "parallel": (parallel, ["a", "deep"]),
     "one inside another": (nested, ["deep", "c"]),
     "three terms": (by_hand, ["deep", "a"]),
+    "a statement on the branch": (in_statement, ["deep"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_residual_sums_in_many_spellings(name):
     function, ends = SOME[name]
-    units = residual_units(Draft(Around(function)))
-    edges = [branch.edges[0] for unit in units for branch in unit]
+    draft = Draft(Around(function))
+    edges = [branch_edges(draft, branch)[0] for unit in residual_units(draft) for branch in unit]
     assert [e.value.target if e.value.op == "call_module" else e.value.name for e in edges] == ends
     model, x = Around(function), torch.randn(4, 4, 6, 6)
     result = pipe(model, drop_path(0.9))
@@ -247,7 +247,7 @@ class Conditions(nn.Module):
 
 def test_conditions_and_sizes_may_join_a_branch():
     x = (torch.randn(2, 3, 3, 4), torch.randn(2, 1, 4))
-    assert counts(Conditions()) == (2, 4)
+    assert list(map(len, residual_units(Draft(Conditions(), x)))) == [2, 2]
     result = pipe(Conditions(), drop_path(0.4), example=x)
     assert [name for name, _ in result.blocks[1].named_children()] == ["a", "drop_path", "b", "drop_path_1"]
     assert rates(result) == [0.4, 0.4]
@@ -454,7 +454,6 @@ def test_a_level_that_cannot_be_followed_is_an_error_only_where_it_adds():
     with pytest.raises(TraceError) as caught:
         pipe(nn.Sequential(DecidingAndAdding(), Residual(3)), drop_path(0.2))
     assert caught.value.module == "0"
-    assert "adds values" in caught.value.summary
     assert "untyped_storage" in caught.value.found
 
 
@@ -486,14 +485,14 @@ class Attends(nn.Module):
         return x + self.inner(x)
 
 
-def test_a_level_that_can_be_followed_in_training_alone_is_looked_at_there():
+def test_a_level_that_cannot_be_followed_is_no_obstacle_where_no_branch_is_dropped():
     result = pipe(
         nn.Sequential(Attends(Remembers), Attends(Remembers)), drop_path(0.2), example=torch.ones(2, 4)
     )
     assert result[1].drop_path.p == 0.2
     with pytest.raises(TraceError) as caught:
-        pipe(nn.Sequential(Attends(RemembersAndAdds)), drop_path(0.2), example=torch.ones(2, 4))
-    assert caught.value.module == "0.inner"
+        pipe(nn.Sequential(Attends(Remembers), RemembersAndAdds()), drop_path(0.2), example=torch.ones(2, 4))
+    assert caught.value.module == "1"
 
 
 # The value itself ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchgraft import freeze, inject, pipe, shapes, tiers, trace, wrap
 from torchgraft.errors import SpecialisedError, TargetError, TraceError
 from torchgraft.graph.proxy import Proxy
-from torchgraft.graph.settings import MISSING, Setting, read_setting, settings_hold
+from torchgraft.graph.settings import CHILDREN, MISSING, Setting, read_setting, settings_hold
 from torchgraft.graph.trace import trace_level
 
 SIZES = ((2, 3, 16, 16), (1, 3, 24, 32))
@@ -746,7 +746,7 @@ def test_a_trace_tells_the_settings_that_it_read():
     values = {(s.path, s.name): s.value for s in settings}
     assert values.pop((f"<globals>{__name__}", "FACTOR")) == 2.0
     assert values == {
-        ("part", "gain"): 0.5, ("", "limits"): {"a": [1, 2]}, ("", "expansion"): 4, ("", "function"): F.relu,
+        ("blocks", CHILDREN): ("0", "1"), ("part", "gain"): 0.5, ("", "limits"): {"a": [1, 2]}, ("", "expansion"): 4, ("", "function"): F.relu,
         ("", "mode"): "x", ("", "absent"): None, ("", "flag"): MISSING, ("conv", "stride"): (1, 1),
         ("conv", "bias"): None,
     }  # fmt: skip

@@ -348,5 +348,50 @@ class Viewing(nn.Module):
 def test_a_dropped_head_leaves_a_model_that_runs():
     x = torch.zeros(2, 3, 8, 8)
     assert drop_head()(Viewing(written=False))(x).shape == (2, 8)
+    assert drop_head()(drop_head()(Viewing(written=False)))(x).shape == (2, 8)
+    assert swap_head(8)(drop_head()(Viewing(written=False)))(x).shape == (2, 8)
     with pytest.raises(HeadError, match="number of classes is written"):
         drop_head()(Viewing(written=True))
+
+
+class Behind(nn.Module):
+    """Something stands behind the head that knows the number of classes."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.fc, self.kind = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 6), kind
+        self.prior = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.fc(self.conv(x).mean((2, 3)))
+        match self.kind:
+            case "slice":
+                return y[:, :6]
+            case "prior":
+                return y + self.prior
+            case "view":
+                return y.view(-1, 2, 3)
+            case "split":
+                return y.split([2, 4], 1)
+            case "chunk":
+                return y.chunk(2, 1)[0]
+        return (y * 2).log_softmax(1)
+
+
+@pytest.mark.parametrize("kind", ["slice", "prior", "view", "split", "chunk"])
+def test_what_is_behind_a_head_has_to_take_another_number(kind):
+    for step in (swap_head(7), drop_head()):
+        with pytest.raises(HeadError, match="number of classes is written"):
+            step(Behind(kind))
+    assert swap_head(5)(Behind("none"))(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("block", "words"), [("se", "the same steps"), ("adapter", "the same steps"), ("lora", "merge_lora")]
+)
+def test_what_stands_behind_a_head_has_to_come_after_its_exchange(block, words):
+    model = tv.resnet18()
+    with pytest.raises(HeadError) as info:
+        pipe(model, wrap("fc", block), swap_head(3))
+    assert info.value.write.startswith(words)
+    assert pipe(model, swap_head(3), wrap("fc", block))(torch.zeros(2, 3, 32, 32)).shape == (2, 3)

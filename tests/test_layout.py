@@ -182,3 +182,31 @@ def test_the_input_of_a_layer_on_tokens():
     new = pipe(model, inject("blocks.0.norm1", "se", where="before"), inject("blocks.1.add", "se"))
     sizes = [m.in_channels for n, m in new.named_modules() if n.endswith("_se.fc1")]
     assert sizes == [512, 512]
+
+
+class Sequence(nn.Module):
+    """Tokens before samples, as layers of torch have them by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.layer, self.fc = nn.TransformerEncoderLayer(16, 2, 32, 0.0), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.layer(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0))
+
+
+@pytest.mark.parametrize("block", ["se", "eca", "group_norm", "self_attention", "non_local", "gather_excite"])
+def test_a_block_does_not_mix_samples_where_the_batch_is_not_first(block):
+    x = torch.rand(3, 3, 32, 32)
+    with pytest.raises(LayoutError, match="not the batch"):
+        pipe(Sequence(), wrap("layer", block), example=x)
+    assert shapes(Sequence(), x.shape).of("layer").layout is None
+    result = pipe(Sequence().eval(), wrap("layer", "adapter"), example=x)
+    assert torch.allclose(result(x)[:1], result(x[:1]), atol=1e-5)
+
+
+def test_a_part_that_is_called_again_and_again_has_a_layout():
+    part = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(part, part), nn.Flatten(), nn.Linear(4 * 900, 2))
+    assert pipe(model, wrap("1", "se"), example=torch.zeros(2, 3, 32, 32))

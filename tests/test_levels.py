@@ -24,7 +24,20 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import get_graph_node_names
 
 import torchgraft.graph.draft as draft_module
-from torchgraft import edit, explain, freeze, inject, pipe, swap_head, tiers, trace, wrap
+from torchgraft import (
+    adapt_input,
+    edit,
+    explain,
+    freeze,
+    inject,
+    pipe,
+    remove,
+    stage,
+    swap_head,
+    tiers,
+    trace,
+    wrap,
+)
 from torchgraft.blocks import layer_scale, se
 from torchgraft.errors import SpecialisedError, TargetError, TraceError
 from torchgraft.graph.draft import Draft
@@ -885,3 +898,31 @@ def test_a_forward_that_reads_values_takes_a_module_on_trust(images):
     model = Net()
     for target in ("first", "last"):
         assert same(pipe(model, inject(target, nn.Identity()))(images), model(images))
+
+
+def test_steps_behind_one_that_takes_children_out_are_those_of_two_pipes(images):
+    model = Growing()
+    for step in (freeze("stem"), freeze(stage(0)), adapt_input(5), wrap("row", "se")):
+        one, two = pipe(model, remove("blocks.0"), step), pipe(pipe(model, remove("blocks.0")), step)
+        assert [name for name, _ in one.named_modules()] == [name for name, _ in two.named_modules()]
+
+
+class Lazy(nn.Module):
+    """A forward that fills in a default of its configuration, as losses of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.config = nn.Conv2d(3, 4, 3), types.SimpleNamespace(kind=None)
+
+    def forward(self, x):
+        if self.config.kind is None:
+            self.config.kind = "double" if x.shape[1] == 3 else "single"
+        return self.conv(x) * (2 if self.config.kind == "double" else 1)
+
+
+def test_a_default_that_a_forward_fills_in_is_no_write(images):
+    model = Lazy()
+    result = pipe(model, inject("conv", nn.Identity()))
+    for _ in range(2):
+        assert same(result(images), model(images))
+    assert Lazy().config.kind is None

@@ -26,7 +26,7 @@ from torchgraft import (
 )
 from torchgraft.blocks import cbam, register_block, se
 from torchgraft.errors import GraftError, ModelError, OptionError, RecipeError
-from torchgraft.recipe import Recipe, build, read_recipe, recipe_of
+from torchgraft.recipe import Recipe, build, check, read_recipe, recipe_of
 from torchgraft.recipe.plain import from_plain, to_plain
 from torchgraft.recipe.yaml_text import write_yaml
 
@@ -162,24 +162,40 @@ def test_what_a_file_cannot_hold_is_refused_by_its_number():
         "it holds a function of a site": freeze(where(lambda site: True)),
         "it holds tensors": load_weights({"a": torch.zeros(1)}),
         "it holds a function without a name": replace("a", lambda old: old),
-        "'nn.Tanh' is not called in a step": wrap("a", nn.Tanh()),
+        "'Sly' is no known name": wrap("a", Sly()),
     }
     for why, step in found.items():
         assert f"  found  {why}\n  write  " in text(Recipe("x", steps=[step]).to_json)
-    assert text(lambda: to_plain(Recipe("x", steps=[wrap("a", nn.Tanh())]))) == (
+    assert text(lambda: to_plain(Recipe("x", steps=[wrap("a", Sly())]))) == (
         "RecipeError: step 1 cannot be written\n"
-        '  asked  wrap("a", nn.Tanh())\n'
-        "  found  'nn.Tanh' is not called in a step\n"
+        '  asked  wrap("a", Sly())\n'
+        "  found  'Sly' is no known name\n"
         '  write  @register_block("my_block") on what makes the module, and "my_block" in the step'
     )
 
 
-def test_a_module_that_prints_as_a_block_is_no_block():
-    class Sly(nn.Tanh):
-        def __repr__(self):
-            return "se()"
+class Sly(nn.Tanh):
+    """A class of the user, which may print as anything."""
 
+
+def test_a_module_that_prints_as_a_block_is_no_block(monkeypatch):
+    monkeypatch.setattr(Sly, "__repr__", lambda _: "se()")
     assert "found  its text is read as another step" in text(Recipe("x", steps=[wrap("a", Sly())]).to_yaml)
+
+
+def test_remarks_are_read_and_explained():
+    written = "torchgraft: 1\nbase: '# no source knows it'\nsteps:\n  - '# edit(print, name=\"x\")'\n  - drop_head()\n"
+    recipe = Recipe.from_yaml(written)
+    assert recipe.base == ""
+    assert [repr(step) for step in recipe.steps] == ['# edit(print, name="x")', "drop_head()"]
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert "base: '# no source knows" in recipe.to_yaml()
+    assert "the base of the recipe is not known" in str(check(recipe))
+    known = Recipe("torchvision/resnet18", steps=recipe.steps)
+    assert "a step was not written" in text(lambda: build(known))
+    (problem,) = check(known).problems
+    assert (problem.step, problem.found) == (1, "it holds a function of the draft")
 
 
 def test_registered_blocks_are_written_by_name():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 
 import pytest
 import timm
+import torch
 import transformers
 from hugging import small_config
 from torch import nn
@@ -13,10 +15,13 @@ from torch.nn.utils import parametrizations
 from torchvision import models
 
 from torchgraft import adapt_input, features, freeze, pipe, stage, swap_head, trace, wrap
+from torchgraft.alignment.load.digest import digest
 from torchgraft.graph.history import History, Origin, set_history
+from torchgraft.recipe import recipe_of
 from torchgraft.sources.get import get_model, skeleton_of
 from torchgraft.sources.recognise import recognised
 from torchgraft.sources.skeleton import skeleton
+from torchgraft.sources.torchvision import TORCHVISION
 from torchgraft.transform import replayed
 
 EDITS = (wrap(stage(-1), "se"), swap_head(10))
@@ -66,10 +71,61 @@ def test_other_models_of_torchvision(name):
     assert known(made(name, weights=None, **bare)) == Origin(f"torchvision/{name}")
 
 
-def test_models_that_are_others_with_weights():
+def test_what_weights_change_is_an_option_and_no_claim_of_weights():
     model = skeleton_of(Origin("torchvision/vit_b_16", "IMAGENET1K_SWAG_E2E_V1"))
     set_history(model, History())
-    assert known(model) == Origin("torchvision/vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    assert known(model) == Origin("torchvision/vit_b_16", options=(("image_size", 384),))
+
+
+OPTIONS = {
+    "aux_loss": True,
+    "aux_logits": False,
+    "transform_input": True,
+    "memory_efficient": True,
+    "image_size": 448,
+    "dropout": 0.3,
+    "num_classes": 4,
+}
+
+
+def _smallest_with(option: str) -> list[str]:
+    """The first builder of each file that takes an option."""
+    taking = [n for n in models.list_models() if option in TORCHVISION.signature(n).parameters]
+    homes = {models.get_model_builder(n).__module__: n for n in reversed(taking)}
+    return sorted(n for n in homes.values() if not n.startswith(("quantized", "lraspp")))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_builders_are_found_and_no_weights_are_named(option):
+    missed = []
+    for name in _smallest_with(option):
+        bare = {k: None for k in ("weights", "weights_backbone") if k in _own(name)}
+        model = made(name, **bare, **{option: OPTIONS[option]})
+        found = known(model)
+        if found is None or found.options != ((option, OPTIONS[option]),):
+            missed.append(name)
+        assert found is None or (found.weights, found.sha256) == (None, "")
+    heads = ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"]
+    untold = {"dropout": ["efficientnet_b0", heads[1]], "num_classes": heads}
+    assert missed == untold.get(option, [])  # nothing of theirs is that number
+
+
+def _own(name):
+    return inspect.signature(models.get_model_builder(name)).parameters
+
+
+def test_weights_are_named_where_their_file_has_the_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    file = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    model = models.squeezenet1_1()
+    torch.save(model.state_dict(), tmp_path / "checkpoints" / file)
+    origin = recipe_of(pipe(model, swap_head(3), freeze("**"))).origin
+    assert (origin.base, origin.weights) == ("torchvision/squeezenet1_1", "IMAGENET1K_V1")
+    assert origin.sha256 == digest(model)
+    with torch.no_grad():
+        model.features[0].bias[0] += 1
+    assert recipe_of(pipe(model, freeze("**"))).origin == Origin("torchvision/squeezenet1_1")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_nfnet", "levit_128"])
@@ -114,15 +170,11 @@ def test_a_graph_without_steps():
     assert known(model) is None
 
 
-def test_a_history_is_believed_where_it_holds():
+def test_steps_have_to_be_those_that_made_it():
     model = pipe(get_model("resnet18", num_classes=5), *EDITS)
     origin = Origin("torchvision/resnet18", options=(("num_classes", 5),))
     assert known(model, *EDITS) == origin
     assert known(model, EDITS[1]) is None
-    set_history(model, History(Origin("torchvision/resnet34")))
-    assert known(model, *EDITS) is None
-    set_history(model, History(Origin("registered/nowhere")))
-    assert known(model, *EDITS) is None
 
 
 class ResNet(models.ResNet):

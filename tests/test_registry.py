@@ -108,4 +108,5 @@ def test_every_block_of_the_library_is_a_value():
         assert made.label() == name
         assert make.__doc__.count("Example") == 1
         assert "site:" not in make.__doc__
+        assert make.__doc__.count("Returns:") == 1
         assert made.contract

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import struct
@@ -21,11 +22,12 @@ from safetensors.torch import load_file
 from torch import nn
 from zoo import enliven
 
-from torchgraft import adapt_input, explain, freeze, pipe, swap_head, unfreeze, wrap
+from torchgraft import adapt_input, edit, explain, freeze, pipe, replace, swap_head, unfreeze, where, wrap
 from torchgraft.blocks import se
-from torchgraft.errors import GraftError, OptionError, RecipeError, StoreError, TraceError
+from torchgraft.errors import GraftError, OptionError, StoreError, TraceError
 from torchgraft.graph.draft import EXAMPLE
 from torchgraft.graph.history import history_of, set_history
+from torchgraft.recipe import Recipe, build, parse, recipe_of
 from torchgraft.sources import registry
 from torchgraft.sources.get import get_model
 from torchgraft.store.load import load
@@ -800,13 +802,127 @@ def test_parts_of_one_storage_that_do_not_meet_are_saved(tmp_path):
     assert again.unused.weight.equal(model.unused.weight)
 
 
-def test_steps_that_cannot_be_written(tmp_path):
-    from torchgraft import replace
+def shortened(draft):
+    draft.exchange("unused", nn.Identity())
 
-    model = pipe(Small(), swap_head(3), replace("unused", nn.Identity(), keep_shape=False))
-    with pytest.raises(RecipeError, match="step 2"):
-        save(model, tmp_path / "m.safetensors")
-    assert list(tmp_path.iterdir()) == []
+
+UNWRITTEN = {
+    "an edit": edit(shortened, name="short"),
+    "a lambda": replace("unused", lambda old: nn.Linear(4, 3), keep_shape=False),
+    "a module of a class of one's own": replace("unused", ByMode(), keep_shape=False),
+    "a layer with a hook": replace("unused", nn.Linear(4, 3), keep_shape=False),
+    "a predicate": freeze(where(lambda site: site.path == "stem")),
+}
+UNWRITTEN["a layer with a hook"].new.module.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("case", UNWRITTEN)
+def test_a_step_that_no_text_holds_is_a_remark_in_the_file(tmp_path, case):
+    def edited_model():
+        return pipe(Small(), swap_head(3), UNWRITTEN[case], seed=1)
+
+    model = enliven(edited_model())
+    path = save(model, tmp_path / "m.safetensors")
+    first, second = read_record(path).recipe.steps
+    assert first == swap_head(3)
+    assert repr(second).startswith("# ")
+    for base in (edited_model, edited_model()):
+        again = load(path, base=base)
+        alike(model, again, None)
+    assert save(again, tmp_path / "n.safetensors").read_bytes() == path.read_bytes()
+    with pytest.raises(StoreError) as caught:
+        load(path)
+    assert str(caught.value).replace(str(tmp_path), "DIR") == (
+        "a step of the file was not written, so it cannot be done again\n"
+        '  asked  load("DIR/m.safetensors")\n'
+        f"  found  {second!r}\n"
+        "  write  load(path, base=<a function that builds the edited Small>)"
+    )
+
+
+def test_a_remark_of_a_step_on_a_base_that_a_source_has(tmp_path):
+    def edited_model():
+        return pipe(
+            get_model("resnet18"), edit(lambda draft: draft.exchange("fc", nn.Identity()), name="bare")
+        )
+
+    path = save(edited_model(), tmp_path / "m.safetensors")
+    alike(load(path, base=edited_model), load(path, base=edited_model), None)
+    assert history_of(load(path, base=edited_model)).origin.base == "torchvision/resnet18"
+    with pytest.raises(StoreError, match="builds the edited ResNet"):
+        load(path)
+    with pytest.raises(StoreError, match=r"no place for, fc\.|has no fc"):
+        load(path, base=lambda: get_model("resnet18"))
+
+
+def test_a_file_with_a_remark_is_checked_against_what_fills_it(tmp_path):
+    def edited_model(width=4, **options):
+        return pipe(Small(), replace("unused", lambda old: nn.Linear(width, 3, **options), keep_shape=False))
+
+    path = save(edited_model(), tmp_path / "m.safetensors")
+    for base, said in (
+        (functools.partial(edited_model, 5), r"in another shape: unused\.weight 3 4, not 3 5"),
+        (functools.partial(edited_model, bias=False), "no place for, unused.bias"),
+        (Small, "in another shape"),
+        (lambda: pipe(Small(), swap_head(3)), "in another shape"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            load(path, base=base)
+
+
+LAYERS = [
+    nn.Conv2d(3, 8, 3, 1, 1, bias=False),
+    nn.ConvTranspose2d(3, 8, 2, stride=2, groups=1),
+    nn.LeakyReLU(0.1),
+    nn.Identity(),
+    nn.Tanh(),
+    nn.ReLU(inplace=True),
+    nn.BatchNorm2d(3, momentum=None),
+    nn.GroupNorm(1, 3),
+    nn.LayerNorm((3, 4), bias=False),
+    nn.Linear(4, 3),
+    nn.MultiheadAttention(8, 2, batch_first=True),
+    nn.LSTM(4, 5, num_layers=2, bidirectional=True),
+    nn.Upsample(scale_factor=2, mode="bilinear"),
+    nn.Flatten(),
+    nn.AdaptiveAvgPool2d((1, None)),
+    nn.PReLU(3),
+    nn.Softmax(1),
+    nn.Dropout(0.3),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+def test_a_layer_of_torch_is_written_as_its_call(layer):
+    step = replace("a", layer, keep_shape=False)
+    read = parse(repr(step))
+    assert read == step
+    assert hash(read) == hash(step)
+    assert repr(read) == repr(step)
+    assert Recipe.from_yaml(Recipe("x", steps=[step]).to_yaml()).steps == (step,)
+
+
+def test_a_layer_that_its_call_does_not_make_is_not_written():
+    odd = nn.Conv2d(3, 8, 3), nn.Linear(3, 4).double(), nn.Linear(3, 4), nn.Tanh()
+    odd[0].weight.requires_grad_(False)
+    odd[2].register_buffer("more", torch.zeros(2))
+    odd[3].forward = torch.sigmoid
+    for layer in odd:
+        assert "<a " in repr(wrap("a", layer))
+
+
+def test_layers_by_their_calls_are_saved_and_built(tmp_path):
+    convolution = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    model = pipe(
+        get_model("resnet18"), replace("conv1", convolution, keep_shape=False), wrap("layer4", nn.Tanh())
+    )
+    again = there_and_back(tmp_path, model)
+    alike(model, again, None)
+    assert again.conv1.weight.equal(convolution.weight)
+    recipe = recipe_of(model)
+    one, other = build(recipe, seed=0), build(recipe, seed=0)
+    assert one.conv1.weight.equal(other.conv1.weight)
+    assert not one.conv1.weight.equal(build(recipe, seed=1).conv1.weight)
 
 
 def test_where_nothing_can_be_saved(tmp_path):

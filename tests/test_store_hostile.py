@@ -457,12 +457,12 @@ def test_options_of_timm(tmp_path, case):
 
 
 def test_a_base_with_too_many_parts(file, monkeypatch):
-    monkeypatch.setattr("torchgraft.store.rebuilding._MOST_PARTS", 20)
+    monkeypatch.setattr("torchgraft.sources.skeleton._MOST_PARTS", 20)
     forged = forge(file, _recipe(base="torchvision/resnet18"))
     assert text(lambda: load(forged), forged) == (
         "the base of the file, 'torchvision/resnet18', cannot be built\n"
-        "  found  what the file asks for has more parts than any model: 20 modules and parameters, and no end"
-        + FRESH
+        "  found  what is asked for has more parts than any model: 20 modules and parameters, and no end\n"
+        "  write  other options for its builder"
     )
     load(file, base=base)
 

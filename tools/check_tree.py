@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "torchgraft"
-MOST_LINES = 42_300
+MOST_LINES = 42_200
 """Of all files together. It is to come down; a file may be as long as its one idea."""
 ONLY_IN = {r"_lazy_clone": "graph/cow.py", r"_wrapped_fns_to_patch": "graph/recording.py"}
 IGNORE = re.compile(r"#\s*(type: ignore(\[[\w, -]+\])?|noqa: [\w, ]+)(?P<reason>.*)$")

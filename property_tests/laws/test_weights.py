@@ -82,6 +82,37 @@ def test_law_24_a_renaming_is_found(net, seed, evidence):
     assert reconciled(found)
 
 
+def called_otherwise(net, way, seed) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the state dict of a net under other names, and the new name of each tensor."""
+    if way == "nothing":  # flat, in another order, under names that tell nothing
+        other, olds = renamed(net, seed=seed)
+        return dict(other.state_dict()), {old: new for new, old in olds.items()}
+    names = {
+        key: {"own": key, "prefix": f"module.{key}", "words": f"net.{key.replace('body', 'trunk')}"}.get(
+            way, key
+        )
+        for key in net.state_dict()
+    }
+    state = {names[key]: value for key, value in net.state_dict().items()}
+    return dict(sorted(state.items())) if way == "alphabet" else state, names
+
+
+@given(nets(), st.sampled_from(("own", "prefix", "words", "alphabet", "nothing")), st.integers(0, 9))
+@example(built("Net(SkipOfSkip(Shared(norm()), Tied()), seed=5)"), "nothing", 3)
+def test_law_24_a_state_dict_is_never_mistaken(net, way, seed):
+    """Law 24: of its bare state dict under any names, every tensor of a model takes its own values or none."""
+    state, names = called_otherwise(redrawn(net), way, seed)
+    found = align(state, net, example=inputs())
+    made = found.apply(state)
+    assert all(made[key].equal(state[names[key]]) for key in made)
+    if way in ("own", "prefix"):
+        reached = [key for key in names if key.split(".")[0] not in ("spare", "aux") and ".aside." not in key]
+        assert made.keys() >= {
+            key for key in reached if isinstance(net.state_dict(keep_vars=True)[key], nn.Parameter)
+        }
+    assert reconciled(found)
+
+
 @given(nets(), st.integers(0, 9), modes)
 def test_law_24_the_other_way_is_the_inverse(net, seed, evidence):
     """Law 24: the alignment of the second with the first is the inverse of that of the first with the second."""

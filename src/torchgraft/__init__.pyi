@@ -45,8 +45,8 @@ from .select import where as where
 from .show.diff import Diff as Diff
 from .show.diff import diff as diff
 from .show.explain import explain as explain
-from .show.tiers import feature_info as feature_info
-from .show.tiers import tiers as tiers
+from .show.parts import feature_info as feature_info
+from .show.parts import tiers as tiers
 from .sizing import output_shape as output_shape
 from .sizing import shapes as shapes
 from .sources.backbone import BackboneSpec as BackboneSpec
@@ -57,6 +57,7 @@ from .sources.get import list_models as list_models
 from .sources.preprocessing import preprocessing as preprocessing
 from .sources.registry import register_model as register_model
 from .store.load import load as load
+from .store.materialize import materialize as materialize
 from .store.save import save as save
 from .transform import compose as compose
 from .transform import identity as identity
@@ -98,6 +99,7 @@ __all__ = [
     "load",
     "load_report",
     "load_weights",
+    "materialize",
     "merge_lora",
     "node",
     "op",

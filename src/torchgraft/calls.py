@@ -139,7 +139,7 @@ def _exchanged(old: str, new: str, whole: str) -> str:
 
 
 def _is_code(text: str) -> bool:
-    """Tell whether a text with places to fill in is an expression, and no advice in words."""
+    """Return True if a text with places to fill in is an expression, and no advice in words."""
     try:
         ast.parse(re.sub(r"<[^<>]*>", "_", text), mode="eval")
     except SyntaxError:

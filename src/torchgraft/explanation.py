@@ -16,10 +16,9 @@ from torchgraft.graph.outline import Outline, outline_of
 from torchgraft.graph.probe import Example, probe
 from torchgraft.graph.reading import guards_of, levels_of
 from torchgraft.graph.tiers.tiers import Tiers, find_tiers
+from torchgraft.paths import parent_of
 from torchgraft.spec import shape_text
-from torchgraft.text import plural, write_dims
-
-_SHOWN = 4
+from torchgraft.text import plural, some, write_dims
 
 
 @attrs.frozen
@@ -85,27 +84,27 @@ class Explanation:
         lines += [f"  {line}" for line in (str(self.tiers).splitlines() if self.tiers else ())]
         lines += [f"  step {i:<5} {step}" for i, step in enumerate(self.steps, 1)]
         said = [
-            ("runs", _some([f"{path or 'the root'} {how}" for path, how in self.levels], 8)),
+            ("runs", some([f"{path or 'the root'} {how}" for path, how in self.levels], 8)),
             ("root", f"stays {self.model} alone: {self.unfollowed}" * bool(self.unfollowed)),
-            ("added", _some(_tops(self.modules_added))),
+            ("added", some(_tops(self.modules_added))),
             ("new", f"{self.new_parameters:,} parameters" if self.new_parameters else ""),
-            ("removed", _some(_tops(self.modules_removed))),
-            ("exchanged", _some([f"{p} {a} -> {b}" for p, a, b in self.modules_exchanged])),
+            ("removed", some(_tops(self.modules_removed))),
+            ("exchanged", some([_change(*item) for item in self.modules_exchanged])),
             (
                 "reshaped",
-                _some([f"{k} {' -> '.join(map(write_dims, s))}" for k, *s in self.parameters_reshaped]),
+                some([f"{k} {write_dims(a)} -> {write_dims(b)}" for k, a, b in self.parameters_reshaped]),
             ),
             ("frozen", plural(len(self.frozen), "tensor") if self.frozen else ""),
             ("unfrozen", plural(len(self.unfrozen), "tensor") if self.unfrozen else ""),
-            ("nodes", _some([*(f"+{n}" for n in self.nodes_added), *(f"-{n}" for n in self.nodes_removed)])),
-            ("shape", _some([f"{p} {a} -> {b}" for p, a, b in self.shapes_changed])),
+            ("nodes", some([*(f"+{n}" for n in self.nodes_added), *(f"-{n}" for n in self.nodes_removed)])),
+            ("shape", some([_change(*item) for item in self.shapes_changed])),
         ]
         lines += [f"  {label:<10} {text}" for label, text in said if text]
         lines += [f"  guard      {guard}" for guard in self.guards]
         return "\n".join(lines)
 
 
-def explained(model: nn.Module) -> Explanation:
+def explain_model(model: nn.Module) -> Explanation:
     """Tell what was done to a model since its history begins, how it stands, and its tiers."""
     return attrs.evolve(_stands(model), tiers=_tiers(model))
 
@@ -135,7 +134,7 @@ def _stands(model: nn.Module) -> Explanation:
     return _changed(stands, history.outline, now) if history.outline is not None else stands
 
 
-def compared(
+def explain_change(
     model: nn.Module, result: nn.Module, steps: Sequence[object], example: Example | None
 ) -> Explanation:
     """Tell what a transform did to a model.
@@ -178,7 +177,7 @@ def _changed(stands: Explanation, old: Outline, now: Outline) -> Explanation:
         parameters_reshaped=tuple(
             (k, old.tensors[k][0], now.tensors[k][0]) for k in kept if old.tensors[k][0] != now.tensors[k][0]
         ),
-        new_parameters=sum(math.prod(size) for size in sizes),
+        new_parameters=sum(map(math.prod, sizes)),
         frozen=tuple(k for k in kept if old.tensors[k][1] and now.tensors[k][1] is False),
         unfrozen=tuple(k for k in kept if old.tensors[k][1] is False and now.tensors[k][1]),
         nodes_added=tuple(n for was, names in nodes.values() for n in names if n not in set(was)),
@@ -207,9 +206,8 @@ def _shapes(model: nn.Module, result: nn.Module, example: Example | None) -> Ite
 def _tops(paths: Sequence[str]) -> list[str]:
     """Keep the paths that stand in none of the others."""
     held = set(paths)
-    return [path for path in paths if path.rpartition(".")[0] not in held]
+    return [path for path in paths if parent_of(path) not in held]
 
 
-def _some(items: Sequence[str], most: int = _SHOWN) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def _change(name: str, before: str, after: str) -> str:
+    return f"{name} {before} -> {after}"

@@ -17,11 +17,9 @@ from torchgraft.graph.proxy import map_tensors, tensors_in
 from torchgraft.graph.run import ModuleCall
 from torchgraft.graph.shadow import Stage
 from torchgraft.graph.shape_request import Request, Shape, is_shape, stages_of
-from torchgraft.select.drawing import Line, joined, lines_of
-from torchgraft.select.region import above
+from torchgraft.paths import parents_of
+from torchgraft.select.drawing import draw_as_deep, lines_by_path
 from torchgraft.text import columns, kind, literal, near, plural, spelled, write_dims
-
-_LONGEST = 40
 
 Input = object
 """A shape, or a value that is passed as it is; both may be nested in tuples, lists and dicts."""
@@ -114,34 +112,16 @@ class Shapes(Mapping[str, object]):
 
     def _tree(self) -> str:
         """Draw the tree as deep as it can be read."""
-        under: dict[str, list[ModuleShapes]] = {}
-        for module in self.modules[1:]:
-            under.setdefault(module.path.rpartition(".")[0], []).append(module)
         texts = self._texts()
-
-        def branch(path: str) -> tuple[Line, ...]:
-            names = [(module, module.path.rpartition(".")[2]) for module in under.get(path, ())]
-            return joined([Line((n,), "", m.kind, texts[m.path], branch(m.path)) for m, n in names])
-
-        tree = branch("")
-        whole, deepest = lines_of(tree, 1), 1
-        drawn = lines_of(tree, 1, deepest)
-        while len(drawn) < len(whole):
-            deepest += 1
-            deeper = lines_of(tree, 1, deepest)
-            if len(deeper) > _LONGEST:
-                break
-            drawn = deeper
-        lines = columns([(mark + text, alike, shapes) for mark, text, alike, shapes in drawn]).splitlines()
-        if len(drawn) < len(whole):
-            lines.append("  ... deeper: .table() lists every module")
-        return "".join(f"\n{line}" for line in lines)
+        lines = lines_by_path({m.path: (m.kind, texts[m.path]) for m in self.modules[1:]})
+        tree = draw_as_deep(lines, ".table() lists every module")
+        return "".join(f"\n{line}" for line in tree.splitlines())
 
     def _texts(self) -> dict[str, str]:
         """Write shapes, layout, parameters and calls of each module in columns."""
         counts = [f"{module.parameters:,}" for module in self.modules]
         wide = max(map(len, counts))
-        busy = {path for module in self.modules if module.calls for path in above(module.path)}
+        busy = {path for module in self.modules if module.calls for path in parents_of(module.path)}
         cells = []
         for module, count in zip(self.modules, counts, strict=True):
             given = ", ".join(write_dims(shape) for shape in module.inputs)

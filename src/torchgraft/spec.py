@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 from torch import nn
@@ -68,6 +70,17 @@ class TensorSpec:
         names: tuple[str, ...] = _NAMES.get((self.rank, self.axis % self.rank), ())
         dims = " ".join(str(self.channels) if n == "c" else n for n in names)
         return f"{dims or f'{self.rank} axes'} {dtype}"
+
+
+def drawn(device: torch.device) -> torch.device:
+    """Return where what is new is made: on the CPU, so that one seed gives one start on every device."""
+    return torch.device("meta" if device.type == "meta" else "cpu")
+
+
+def made_on(place: TensorSpec | torch.Tensor, make: Callable[[], nn.Module]) -> nn.Module:
+    """Make a module for a place, on its device and with its dtype."""
+    with drawn(place.device):
+        return make().to(place.device, place.dtype)
 
 
 def shape_text(value: object) -> str:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import json
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -16,6 +16,7 @@ import attrs
 import torch
 
 from torchgraft.errors import GraftError, OptionError
+from torchgraft.paths import last_of
 
 _HOMES = {torch.nn.functional: "F", torch: "torch", torch.Tensor: "torch.Tensor", operator: "operator"}
 _LONGEST = 300
@@ -30,12 +31,12 @@ def near(name: str, names: Iterable[str]) -> tuple[str, ...]:
     A name in other letters, one that ends alike, and one that is a word of it come first.
     """
     held = list(dict.fromkeys(names))
-    last, words = name.rpartition(".")[2], f"_{name.lower()}_"
+    last, words = last_of(name), f"_{name.lower()}_"
     kin = [
         one
         for one in held
         if one.lower() == name.lower()
-        or (one.rpartition(".")[2] == last and not last.isdecimal())
+        or (last_of(one) == last and not last.isdecimal())
         or (len(one) > 1 and f"_{one.lower()}_" in words)
     ]
     kin.sort(key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), reverse=True)
@@ -46,6 +47,11 @@ def near(name: str, names: Iterable[str]) -> tuple[str, ...]:
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: ``1 module``, ``2 modules``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def some(items: Sequence[str], most: int = 4) -> str:
+    """Write the first of some items, and how many more there are."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 @runtime_checkable

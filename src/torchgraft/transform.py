@@ -12,12 +12,13 @@ from torch import nn
 
 from torchgraft.calls import tell
 from torchgraft.errors import GraftError, OptionError, TargetError
-from torchgraft.explanation import Explanation, compared
+from torchgraft.explanation import Explanation, explain_change
 from torchgraft.graph.checks import check_model
+from torchgraft.graph.clone import clone
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.history import History, history_of, set_history
+from torchgraft.graph.history import Deferred, History, history_of, set_history
 from torchgraft.graph.level import check_followed
-from torchgraft.graph.outline import outline_of
+from torchgraft.graph.outline import named_tensors, outline_of
 from torchgraft.graph.probe import Example
 from torchgraft.text import call, kind, literal, shown, spelled
 
@@ -64,7 +65,7 @@ class Transform:
               shape      1 n 2 -> n 3
         """
         result = pipe(model, self, example=example, seed=seed)
-        return compared(model, result, self.steps(), example)
+        return explain_change(model, result, self.steps(), example)
 
     def __rshift__(self, other: Transform) -> Transform:
         return compose(self, other)
@@ -205,7 +206,7 @@ def _made(
 ) -> nn.Module:
     steps = [step for transform in _checked(transforms) for step in transform.steps()]
     check_model(model)
-    outline = outline_of(model)
+    outline, drawn = outline_of(model), torch.get_rng_state()
     with torch.inference_mode(mode=False):
         draft = Draft(model, example, values=values)
         given = draft.example
@@ -219,8 +220,30 @@ def _made(
                 raise
         result = draft.seal()
     before = history_of(model)
-    set_history(result, History.of(draft, (*before.steps, *map(repr, steps)), before, outline, given))
+    history = History.of(draft, (*before.steps, *map(repr, steps)), before, outline, given)
+    if values and any(tensor.is_meta for _, tensor in named_tensors(model)):
+        base = before.deferred.base or clone(model)
+        edits = (*before.deferred.edits, (tuple(steps), drawn, example))
+        history = attrs.evolve(history, deferred=Deferred(base, edits))
+    set_history(result, history)
     return result
+
+
+def done(deferred: Deferred, base: nn.Module) -> nn.Module:
+    """Do to a model with values what was done to it without them.
+
+    Args:
+        deferred: what was done.
+        base: the model that it was done to, with values; it is only read.
+
+    Returns:
+        The model that the same pipes make of one with values, new parameters included.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for steps, drawn, example in deferred.edits:
+            torch.set_rng_state(drawn)
+            base = _made(base, steps, example)
+    return base
 
 
 @spelled

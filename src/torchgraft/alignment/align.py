@@ -9,11 +9,12 @@ import attrs
 import torch
 from torch import nn
 
-from torchgraft.alignment.alignment import Alignment, Ambiguity, Entry, Shape
+from torchgraft.alignment.alignment import Alignment, Ambiguity, Entry, Part, Shape
 from torchgraft.alignment.match.behaviour import DriftError, Seen, confirmed, settled
 from torchgraft.alignment.match.finder import find_places
 from torchgraft.alignment.match.from_state import proposed_from
 from torchgraft.alignment.match.ledger import Ledger
+from torchgraft.alignment.match.naming import alike
 from torchgraft.alignment.match.places import Places
 from torchgraft.alignment.match.rest import aliases, by_name, constants, counters, unreached
 from torchgraft.alignment.match.structure import proposed
@@ -168,10 +169,25 @@ def _from_state(source: Mapping[str, torch.Tensor], target: _Side, arguments: Ar
         found = target.places(arguments, meta=True)
     except Exception as error:
         raise _unfollowed(error) from error
-    units, proposals = proposed_from(floats, found)
+    change = alike(shapes, target.shapes)
+    units, proposals = proposed_from(floats, found, change)
     held = places_of(units, floats)
     seen = {t: Seen(p.source, p.rule, "names", p.others) for t, p in proposals.items()}
-    return _written((_Side(nn.Module(), tensors, shapes), target), (held, found), seen)
+    made = _written((_Side(nn.Module(), tensors, shapes), target), (held, found), seen)
+    if change is None:
+        return made
+    names = {change(key): key for key in shapes}
+    open_ = {one.target for one in made.ambiguous}.union(
+        key for key in made.missing if isinstance(target.tensors[key], nn.Parameter)
+    )  # what cannot be followed, or is left open, goes by its name, as most do
+    told = {key for key in open_ if key in names and shapes[names[key]] == target.shapes[key]}
+    entries = {entry.target: entry for entry in made.entries}
+    entries |= {key: Entry(key, (Part(names[key]),), rule="names", evidence="names") for key in told}
+    return attrs.evolve(
+        made,
+        entries=tuple(entries[key] for key in target.shapes if key in entries),
+        ambiguous=tuple(one for one in made.ambiguous if one.target not in told),
+    )
 
 
 def _followed(

@@ -272,6 +272,8 @@ class Alignment:
             {key: self.source[key] for key in unused},
         )
         first = report.headline(self.coverage, total, map(self.operation, self.entries), counts)
+        against = [entry.target for entry in self.entries if entry.evidence == "contradicted"]
+        first += f"; behaviour contradicts {len(against):,}, first {against[0]}" if against else ""
         return "\n".join([first, *lines])
 
     def _fields(

@@ -53,7 +53,8 @@ class Entry:
         rule: what decided: ``"place"`` in the structure, ``"input"`` of a run, ``"order"`` beside
             what was altered, ``"names"``; of a state dict also ``"shape"``, ``"neighbour"``,
             ``"role"``; ``"constant"`` for equal tables.
-        evidence: what confirmed it: ``"behaviour"``, ``"structure"``, ``"names"``, ``"values"``.
+        evidence: what confirmed it: ``"behaviour"``, ``"structure"``, ``"names"``, ``"values"``;
+            ``"contradicted"`` where structure says it, and the two see other things there.
     """
 
     target: str

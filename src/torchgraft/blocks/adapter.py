@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.beside import BESIDE, Adapting, fitting, refuse_in_place
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Above, Positive
+from torchgraft.blocks.start import start, zero
 from torchgraft.spec import TensorSpec
 
 
@@ -35,7 +37,7 @@ class Bottleneck(Adapting):
             return
         for layer in (self.down, self.up):
             zero(layer)
-            nn.init.trunc_normal_(layer.weight, std=near, a=-2 * near, b=2 * near)
+            start(layer, functools.partial(_near_zero, std=near))
 
     def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what is added to ``y``, from ``n c ...`` or ``n ... c``."""
@@ -43,6 +45,10 @@ class Bottleneck(Adapting):
         taken = x.unsqueeze(-1).flatten(2).unsqueeze(-1) if on_maps else x  # also of an empty batch
         made: torch.Tensor = self.up(F.relu(self.down(taken)))
         return made.reshape_as(y) if on_maps else made
+
+
+def _near_zero(layer: nn.Module, std: float) -> None:
+    nn.init.trunc_normal_(layer.get_parameter("weight"), std=std, a=-2 * std, b=2 * std)
 
 
 class Adapter(Bottleneck):
@@ -82,12 +88,6 @@ def adapter(site: TensorSpec, width: Positive = 64, *, neutral: bool = True) -> 
         neutral: start with ``up`` at zero. ``False`` gives the start of the paper: weights
             from a normal distribution of deviation 0.01, cut at two deviations.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> adapter(32)
         adapter(32)
@@ -111,12 +111,6 @@ def parallel_adapter(site: TensorSpec, width: Positive = 64, *, scale: Above = 1
         site: the place.
         width: units of the bottleneck.
         scale: factor of what is added; the scaled adapter of the paper has 4.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> parallel_adapter(32, scale=4)

@@ -12,11 +12,11 @@ from torchgraft.blocks.contract import (
     Norm,
     activation,
     conv_unit,
-    he_start,
     norm_layer,
 )
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Few, Odd, Positive
+from torchgraft.blocks.start import he_start
 from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
 
@@ -165,12 +165,6 @@ def dense(
         expand: width between the two convolutions of a layer divided by ``growth``.
         norm: the normalisations; with ``"none"`` the convolutions have a bias.
         act: the activations.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> dense(growth=12, layers=4)

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.gate import gate, squeezed
 from torchgraft.blocks.options import Odd, Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -53,12 +54,6 @@ def cbam(site: TensorSpec, *, reduction: Positive = 16, kernel: Odd = 7, neutral
         kernel: size of the spatial convolution, odd.
         neutral: start with gates of exactly one: twice the sigmoid, the last layers zero.
             ``False`` gives the sigmoid and the initialisation of the paper.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> cbam(kernel=3)

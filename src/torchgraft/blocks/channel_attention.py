@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, spread, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -49,12 +50,6 @@ def channel_attention(site: TensorSpec, *, reduction: Positive = 16, neutral: bo
         reduction: channels divided by the width of the bottleneck.
         neutral: start with a gate of exactly one: twice the sigmoid, the last layer zero.
             ``False`` gives the sigmoid of the paper and an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> channel_attention(reduction=8)

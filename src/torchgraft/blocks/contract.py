@@ -137,12 +137,3 @@ def conv_unit(
         inplace=None,  # not all activations have it, and a step may be put before this one
     )
     return made
-
-
-def he_start(module: nn.Module) -> None:
-    """Start the convolutions as He et al. do (arXiv 1502.01852), grouped ones too."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -80,12 +80,6 @@ def conv_norm_act(
         norm: the normalisation; with ``"none"`` the convolution has a bias.
         act: the activation.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> conv_norm_act(channels=64, act="silu")
         conv_norm_act(channels=64, act="silu")
@@ -119,12 +113,6 @@ def depthwise_separable(
         kernel: size of the depthwise convolution, odd.
         norm: the normalisations; with ``"none"`` the convolutions have a bias.
         act: the activations.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> depthwise_separable(kernel=5)
@@ -167,12 +155,6 @@ def coord_conv(
         radius: a third channel with the distance from the centre of the map.
         norm: the normalisation; with ``"none"`` the convolution has a bias.
         act: the activation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> coord_conv(radius=True)

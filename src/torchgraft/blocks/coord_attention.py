@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, squeezed, zero
+from torchgraft.blocks.gate import gate, squeezed
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -58,12 +59,6 @@ def coord_attention(site: TensorSpec, *, reduction: Positive = 32, neutral: bool
             by side) zero. This form has a bias where the paper has a batch norm, so that the
             samples of a batch do not depend on each other. ``False`` gives the sigmoid and the
             batch norm of the paper and an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> coord_attention(reduction=16)

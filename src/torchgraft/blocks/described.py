@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, cast
 
 import attrs
-import torch
 from torch import nn
 
 from torchgraft.blocks.block import Block
 from torchgraft.blocks.contract import KEEPS_SHAPE, Contract, Shape
 from torchgraft.blocks.options import check_options, rules_of
 from torchgraft.blocks.registry import register_block
+from torchgraft.blocks.start import startable
 from torchgraft.errors import GraftError, LayoutError, OptionError
-from torchgraft.spec import TensorSpec
+from torchgraft.spec import TensorSpec, made_on
 from torchgraft.text import literal, spelled
 
 P = ParamSpec("P")
@@ -133,8 +133,7 @@ class Described(Block):
                 write="se()",
             )
         try:
-            with torch.device(site.device):
-                return self.kind.builder(site, **dict(self.options)).to(site.dtype)
+            return startable(made_on(site, lambda: self.kind.builder(site, **dict(self.options))))
         except GraftError:
             raise
         except Exception as error:
@@ -204,7 +203,7 @@ def block(
             return Described(kind, tuple(bound.arguments.items()))
 
         del make.__wrapped__
-        make.__doc__ = re.sub(r"\n +site: .*", "", builder.__doc__ or "")  # callers do not give it
+        make.__doc__ = _complete_docs(builder.__doc__ or "")
         make.__signature__ = kind.signature  # type: ignore[attr-defined]  # read by inspect
         checked = spelled(make)
         checked.builder = builder  # type: ignore[attr-defined]  # read by the registry
@@ -213,6 +212,19 @@ def block(
         return checked
 
     return cast("Callable[[Builder[P]], Callable[P, Block]]", decorate)
+
+
+_SAID = ("Returns:\n    The block.", "Raises:\n    OptionError: an option is unknown or out of range.")
+
+
+def _complete_docs(text: str) -> str:
+    """Leave out the place, which callers do not give, and say what every factory returns and raises."""
+    parts = re.sub(r"\n +site: .*", "", inspect.cleandoc(text)).split("\n\n")
+    parts = [part for part in parts if part != "Args:"]
+    end = next((i for i, part in enumerate(parts) if part.startswith(("Example:", "Source:"))), len(parts))
+    if not any(part.startswith("Returns:") for part in parts):
+        parts[end:end] = _SAID
+    return "\n\n".join(parts)
 
 
 def _kind(module: str, name: str) -> Kind:

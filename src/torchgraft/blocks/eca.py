@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, spread, zero
+from torchgraft.blocks.gate import gate, spread
 from torchgraft.blocks.options import Odd
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -52,12 +53,6 @@ def eca(site: TensorSpec, *, kernel: Odd | None = None, neutral: bool = True) ->
         kernel: number of neighbouring channels, odd; from the channel count if ``None``.
         neutral: start with a gate of exactly one: twice the sigmoid, the convolution zero.
             ``False`` gives the sigmoid and the initialisation of the paper.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> eca(kernel=5)

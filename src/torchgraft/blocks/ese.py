@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import spread, zero
+from torchgraft.blocks.gate import spread
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -46,12 +47,6 @@ def ese(site: TensorSpec, *, neutral: bool = True) -> nn.Module:
         neutral: start with a gate of exactly one: twice the hard sigmoid, written as
             ``1 + logits / 3`` between 0 and 2, the layer zero. ``False`` gives the hard sigmoid
             of the paper and an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> ese()

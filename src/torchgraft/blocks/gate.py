@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 
@@ -30,12 +29,6 @@ def spread(factors: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         traced: torch.Tensor = handle_torch_function(spread, (factors, x), factors, x)
         return traced
     return factors.reshape(list(factors.shape[:2]) + [1] * (x.ndim - 2))
-
-
-def zero(layer: nn.Module) -> None:
-    """Zero the last layer of a gate, so that its logits start at zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def squeezed(channels: int, reduction: int) -> int:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, spread, zero
+from torchgraft.blocks.gate import gate, spread
 from torchgraft.blocks.options import Rule
+from torchgraft.blocks.start import zero
 from torchgraft.errors import LayoutError
 from torchgraft.spec import TensorSpec
 
@@ -94,12 +95,6 @@ def gather_excite(site: TensorSpec, *, extent: Extent | None = None, neutral: bo
             each channel. ``False`` gives the sigmoid of the paper, with batch norms or without
             any weight, and an ordinary initialisation; in training its batch norms refuse a
             batch with a single place left.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> gather_excite(extent=4)

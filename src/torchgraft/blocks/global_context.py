@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, spread, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -65,12 +66,6 @@ def global_context(
         neutral: start without any effect: the last layer zero, and twice the sigmoid where
             the context multiplies. ``False`` gives the sigmoid of the paper and an ordinary
             initialisation of the last layer.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> global_context(fusion="multiply")

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from torchgraft.blocks.contract import UNIT, Activation, Norm, activation, conv_unit, he_start
+from torchgraft.blocks.contract import UNIT, Activation, Norm, activation, conv_unit
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Odd, Positive
+from torchgraft.blocks.start import he_start, zero
 from torchgraft.spec import TensorSpec
 
 
@@ -73,12 +73,6 @@ def mbconv(
             last convolution where there is none) starts at zero. It has no effect where
             width or stride change. ``False`` gives the initialisation of the paper.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> mbconv(expand=4, kernel=5)
         mbconv(kernel=5, expand=4)
@@ -131,12 +125,6 @@ def fused_mbconv(
             narrowing convolution too, as nothing learns behind a ReLU of zeros. It has no
             effect where width or stride change. ``False`` gives the arithmetic and the
             initialisation of the paper.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> fused_mbconv(channels=48, stride=2)

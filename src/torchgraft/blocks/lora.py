@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchgraft.blocks.beside import Adapting
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Above, Parts, Positive, Probability
+from torchgraft.blocks.start import start
 from torchgraft.errors import ShapeError, TargetError
 from torchgraft.spec import TensorSpec
 from torchgraft.text import kind
@@ -118,8 +119,8 @@ class LoRA(Adapting):
         super().__init__()
         given, *taken = geometry.shape
         self.down = nn.Parameter(torch.empty(len(parts) * rank, *taken))
-        self.up = nn.Parameter(torch.zeros(len(parts) * (given // fused), rank))
-        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as torch's own layers start
+        self.up = nn.Parameter(torch.empty(len(parts) * (given // fused), rank))
+        start(self, _low_rank)
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.geometry = geometry
         ones = (1,) * geometry.places
@@ -165,6 +166,11 @@ class LoRA(Adapting):
         return f"weight={self.geometry.shape}, rank={self.rank}, scale={self.scale:g}{parts}"
 
 
+def _low_rank(layer: nn.Module) -> None:
+    nn.init.kaiming_uniform_(layer.get_parameter("down"), a=math.sqrt(5))  # as torch's own layers start
+    nn.init.zeros_(layer.get_parameter("up"))
+
+
 class WeightLoRA(LoRA):
     """Add a low-rank weight to that of a layer, where the weight is used without a call of the layer."""
 
@@ -202,12 +208,6 @@ def lora(
             all if ``None``.
         dropout: share of what the layer takes that ``A`` does not see in training; only where the
             layer is called.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> lora(8, fused=3, parts=(0, 2))

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import squeezed, zero
+from torchgraft.blocks.gate import squeezed
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -53,12 +54,6 @@ def non_local(site: TensorSpec, *, reduction: Positive = 2, neutral: bool = True
         reduction: channels divided by the width of the embeddings.
         neutral: start by adding exactly nothing, the last layer zero, as the paper proposes for
             pretrained models. ``False`` gives an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> non_local(reduction=4)

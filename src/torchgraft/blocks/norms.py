@@ -24,7 +24,7 @@ def carry(old: nn.Module, new: nn.Module) -> None:
 
 
 def both_normalise(old: nn.Module, new: nn.Module) -> bool:
-    """Tell whether two modules are normalisations, whose affine values mean the same."""
+    """Return True if two modules are normalisations, whose affine values mean the same."""
     return isinstance(old, _NORMS) and isinstance(new, _NORMS)
 
 

@@ -21,7 +21,7 @@ def adapt(layer: nn.Module) -> None:
 
 
 def is_adapted(layer: nn.Module) -> bool:
-    """Tell whether modules stand on the weight of a layer."""
+    """Return True if modules stand on the weight of a layer."""
     return hasattr(type(layer), _ORIGIN)
 
 

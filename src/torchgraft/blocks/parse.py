@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
@@ -16,30 +17,40 @@ from torchgraft.blocks.block import Block
 from torchgraft.blocks.registry import find_block
 from torchgraft.errors import OptionError
 from torchgraft.graph.clone import clone
-from torchgraft.spec import TensorSpec
+from torchgraft.graph.outline import named_tensors
+from torchgraft.graph.portrait import portrait
+from torchgraft.spec import TensorSpec, drawn, made_on
 from torchgraft.text import class_name, function_name, kind, literal, shown
 
+_LITERALS = (bool, int, float, str, tuple)
 BlockLike = Block | str | nn.Module | type[nn.Module] | Callable[..., Block] | Callable[[int], nn.Module]
 
 
 @attrs.frozen(repr=False)
 class Ready(Block):
-    """A module as it is; a copy of it is put in, and it cannot be written to a file."""
+    """A module as it is, of which a copy is put in; a layer of torch is written as the call that makes it.
 
-    module: nn.Module = attrs.field(eq=id)
+    Args:
+        module: the module; without values where it was read from its call.
+        make: makes it, where it was read.
+    """
+
+    module: nn.Module = attrs.field(eq=lambda module: call_of(module) or id(module))
+    make: Callable[[], nn.Module] | None = attrs.field(default=None, eq=False)
 
     @property
     def ready(self) -> bool:
         """It is put in as it is."""
         return True
 
-    def build(self, site: TensorSpec) -> nn.Module:  # noqa: ARG002 - a module is what it is
-        """Copy the module."""
-        return self.fixed()
+    def build(self, site: TensorSpec) -> nn.Module:
+        """Copy the module, or make it; without values where the model has none."""
+        with drawn(site.device):
+            return self.fixed()
 
     def fixed(self) -> nn.Module:
-        """Copy the module."""
-        return clone(self.module)
+        """Copy the module, or make it."""
+        return clone(self.module) if self.make is None else self.make()
 
     def label(self) -> str:
         """Name the module after its class."""
@@ -48,7 +59,8 @@ class Ready(Block):
     def __repr__(self) -> str:
         said = re.sub(r"\s+", " ", repr(self.module))
         home = "nn." * type(self.module).__module__.startswith("torch.nn.modules")
-        return literal(self.module) if len(said) > 300 else home + said
+        whole = len(said) > 300 or (home and not self.module._modules)
+        return call_of(self.module) or (literal(self.module) if whole else home + said)
 
 
 @attrs.frozen(repr=False)
@@ -59,13 +71,11 @@ class OfClass(Block):
 
     def build(self, site: TensorSpec) -> nn.Module:
         """Make an instance on the device and with the dtype of the place."""
-        with torch.device(site.device):
-            made = self.cls(*(site.channels,) * len(_required(self.cls)))
-        return made.to(site.dtype)
+        return made_on(site, lambda: self.cls(*(site.channels,) * len(required(self.cls))))
 
     def fixed(self) -> nn.Module | None:
         """Make an instance where the class needs no value."""
-        return None if _required(self.cls) else self.cls()
+        return None if required(self.cls) else self.cls()
 
     def label(self) -> str:
         """Name the module after its class."""
@@ -83,8 +93,10 @@ class OfFunction(Block):
 
     def build(self, site: TensorSpec) -> nn.Module:
         """Call the function on the device and with the dtype of the place."""
-        with torch.device(site.device):
-            made = made_by(self.function, site.channels, "def block(channels: int) -> nn.Module: ...")
+        return made_on(site, lambda: self._made(site.channels))
+
+    def _made(self, channels: int) -> nn.Module:
+        made = made_by(self.function, channels, "def block(channels: int) -> nn.Module: ...")
         if not isinstance(made, nn.Module):
             raise OptionError(
                 "the function given as a block did not return a module",
@@ -92,7 +104,7 @@ class OfFunction(Block):
                 found=kind(made),
                 write="def block(channels: int) -> nn.Module: ...",
             )
-        return made.to(site.dtype)
+        return made
 
     def label(self) -> str:
         """Name the module after the function."""
@@ -188,7 +200,7 @@ def parse_block(value: object, given: str = "channels") -> Block:
             )
         return Ready(clone(value))
     if isinstance(value, type):
-        if issubclass(value, nn.Module) and len(_required(value)) <= 1:
+        if issubclass(value, nn.Module) and len(required(value)) <= 1:
             return OfClass(value)
     elif hasattr(value, "kind"):
         return cast("Callable[[], Block]", value)()
@@ -201,6 +213,42 @@ def parse_block(value: object, given: str = "channels") -> Block:
         found=f"{type(value).__name__}{_needs(value)}",
         write=_suggestion(value, given),
     )
+
+
+def call_of(module: nn.Module) -> str:
+    """Write the call of a layer of torch that makes a module of the same structure; empty where none does."""
+    cls = type(module)
+    if not is_layer(cls):
+        return ""
+    given = {
+        name: literal(getattr(module, name))
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if isinstance(getattr(module, name, None), _LITERALS) and getattr(module, name) != parameter.default
+    }
+    named = f"{cls.__name__}({', '.join(f'{name}={said}' for name, said in given.items())})"
+    for said in (" ".join(repr(module).split()), named):
+        try:
+            call = cast("ast.Call", ast.parse(said, mode="eval").body)
+            with torch.device("meta"):
+                again = cls(
+                    *map(ast.literal_eval, call.args),
+                    **{str(key.arg): ast.literal_eval(key.value) for key in call.keywords},
+                )
+        except Exception:  # noqa: BLE001, S112 - what it prints is no call, or one that fails
+            continue
+        if _parts(again) == _parts(module):
+            return f"nn.{said}"
+    return ""
+
+
+def is_layer(cls: type) -> bool:
+    """Tell whether a class is one of the layers of ``torch.nn``."""
+    return cls.__module__.startswith("torch.nn.modules") and vars(nn).get(cls.__name__) is cls
+
+
+def _parts(module: nn.Module) -> tuple[object, ...]:
+    """Tell what a module is made of, but for the values."""
+    return portrait(module), [(t.dtype, t.requires_grad) for _, t in named_tensors(module)]
 
 
 def made_by(function: Callable[..., object], value: object, write: str) -> object:
@@ -229,7 +277,7 @@ def _suggestion(value: object, given: str) -> str:
     if isinstance(value, type) and issubclass(value, nn.GroupNorm):
         return '"group_norm"'
     if isinstance(value, type) and issubclass(value, nn.Module):
-        needed = _required(value)
+        needed = required(value)
         words = ["channels"] * min(2, len(needed)) + ["1"] * (len(needed) - 2)
         if given == "old":
             more = [name for name in ("stride", "padding") if name in inspect.signature(value).parameters]
@@ -245,7 +293,8 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _required(cls: type[nn.Module]) -> list[str]:
+def required(cls: type) -> list[str]:
+    """Name the values that a class needs."""
     return [
         p.name
         for p in list(inspect.signature(cls).parameters.values())
@@ -255,5 +304,5 @@ def _required(cls: type[nn.Module]) -> list[str]:
 
 def _needs(value: object) -> str:
     if isinstance(value, type) and issubclass(value, nn.Module):
-        return f" {value.__name__} that needs {', '.join(_required(value))}"
+        return f" {value.__name__} that needs {', '.join(required(value))}"
     return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from torchgraft.blocks.contract import POOLS
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import spread
 from torchgraft.blocks.options import Above
+from torchgraft.blocks.start import constant, start
 from torchgraft.spec import TensorSpec
 
 
@@ -22,7 +25,8 @@ class GeM(nn.Module):
 
     def __init__(self, p: float, eps: float) -> None:
         super().__init__()
-        self.p = nn.Parameter(torch.full((1,), float(p)))
+        self.p = nn.Parameter(torch.empty(1))
+        start(self, functools.partial(constant, value=float(p)))
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -51,12 +55,6 @@ def gem(site: TensorSpec, *, p: Above = 3.0, eps: Above = 1e-6) -> nn.Module:  #
         site: the place.
         p: the exponent to start from; it is learnt. 1 gives the mean.
         eps: what smaller values, and so all negative ones, are raised to.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> gem(p=4.0)

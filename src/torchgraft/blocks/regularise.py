@@ -67,12 +67,6 @@ def dropout(site: TensorSpec, p: Probability = 0.5) -> nn.Module:  # noqa: ARG00
         site: the place.
         p: share of the values to drop.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> dropout(0.2)
         dropout(0.2)
@@ -97,12 +91,6 @@ def drop_block(site: TensorSpec, p: Probability = 0.1, size: Odd = 7) -> nn.Modu
         p: share of the values to drop.
         size: side of the squares in places, odd.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> drop_block(0.1, 5)
         drop_block(0.1, 5)
@@ -124,12 +112,6 @@ def stochastic_depth(site: TensorSpec, p: Probability = 0.2) -> nn.Module:  # no
     Args:
         site: the place.
         p: share of the samples to drop.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> stochastic_depth(0.1)

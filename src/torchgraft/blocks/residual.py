@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from torchgraft.blocks.contract import UNIT, Activation, Norm, activation, conv_unit, he_start, norm_layer
+from torchgraft.blocks.contract import UNIT, Activation, Norm, activation, conv_unit, norm_layer
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Odd, Positive
+from torchgraft.blocks.start import he_start, zero
 from torchgraft.spec import TensorSpec
 
 
@@ -82,12 +82,6 @@ def basic_residual(
             the sum, now and later. It has no effect where width or stride change. ``False``
             gives the arithmetic and the initialisation of the paper.
 
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
-
     Example:
         >>> basic_residual(channels=128, stride=2)
         basic_residual(channels=128, stride=2)
@@ -130,12 +124,6 @@ def bottleneck_residual(
             last convolution where there is none) starts at zero, and no activation follows
             the sum, now and later. It has no effect where width or stride change. ``False``
             gives the arithmetic and the initialisation of the paper.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> bottleneck_residual(reduction=2)

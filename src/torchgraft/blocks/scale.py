@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from torchgraft.blocks.beside import BESIDE, fitting, refuse_in_place
 from torchgraft.blocks.described import block
 from torchgraft.blocks.gate import spread
 from torchgraft.blocks.options import Start
+from torchgraft.blocks.start import constant, start
 from torchgraft.spec import TensorSpec
 
 
@@ -23,7 +26,8 @@ class LayerScale(nn.Module):
 
     def __init__(self, channels: int, *, axis: int, init: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((channels,), float(init)))
+        self.gamma = nn.Parameter(torch.empty(channels))
+        start(self, functools.partial(constant, value=float(init)))
         self.axis = axis
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,7 +41,8 @@ class ResidualGate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.share = nn.Parameter(torch.zeros(1))  # one axis: sharded training takes no scalars
+        self.share = nn.Parameter(torch.empty(1))  # one axis: sharded training takes no scalars
+        start(self, constant)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mix two values of one shape."""
@@ -57,12 +62,6 @@ def layer_scale(site: TensorSpec, *, neutral: bool = True, init: Start | None = 
             that are trained from the beginning.
         init: where the factors then start; 1e-4 if ``None``. The paper takes 0.1 up to a depth
             of 18, 1e-5 at 24 and 1e-6 beyond.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> layer_scale(neutral=False, init=1e-5)

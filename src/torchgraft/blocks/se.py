@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, spread, squeezed, zero
+from torchgraft.blocks.gate import gate, spread, squeezed
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -47,12 +48,6 @@ def se(site: TensorSpec, *, reduction: Positive = 16, neutral: bool = True) -> n
         reduction: channels divided by the width of the bottleneck.
         neutral: start with a gate of exactly one: twice the sigmoid, the last layer zero.
             ``False`` gives the sigmoid and the initialisation of the paper.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> se(reduction=8)

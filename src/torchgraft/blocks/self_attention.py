@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import zero
 from torchgraft.blocks.options import Positive
+from torchgraft.blocks.start import zero
 from torchgraft.errors import OptionError
 from torchgraft.spec import TensorSpec
 
@@ -60,12 +60,6 @@ def self_attention(site: TensorSpec, *, heads: Positive | None = None, neutral: 
             64 channels or more to a head, if ``None``.
         neutral: start by adding exactly nothing, the last layer zero. ``False`` gives an
             ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> self_attention(heads=8)

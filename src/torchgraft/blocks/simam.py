@@ -7,6 +7,7 @@ from torch import nn
 
 from torchgraft.blocks.described import block
 from torchgraft.blocks.options import Above
+from torchgraft.blocks.start import constant, start
 from torchgraft.spec import TensorSpec
 
 
@@ -21,7 +22,8 @@ class SimAM(nn.Module):
     def __init__(self, penalty: float = 1e-4, *, neutral: bool = True) -> None:
         super().__init__()
         self.penalty = penalty
-        self.blend = nn.Parameter(torch.zeros(1)) if neutral else None
+        self.blend = nn.Parameter(torch.empty(1)) if neutral else None
+        start(self, constant)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate ``n c ...`` value by value."""
@@ -49,12 +51,6 @@ def simam(site: TensorSpec, *, penalty: Above = 1e-4, neutral: bool = True) -> n
             and cannot be neutral, so it is blended in: ``x (1 + g (gate - 1))``, where ``g`` is
             a new weight, zero at the start; at one it is the paper. ``False`` gives the paper
             itself.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> simam(penalty=1e-3)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, zero
+from torchgraft.blocks.gate import gate
 from torchgraft.blocks.options import Odd
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -43,12 +44,6 @@ def spatial_attention(site: TensorSpec, *, kernel: Odd = 7, neutral: bool = True
         kernel: size of the convolution, odd.
         neutral: start with a gate of exactly one: twice the sigmoid, the convolution zero.
             ``False`` gives the sigmoid of the paper and an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> spatial_attention(kernel=3)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from torchgraft.blocks.described import block
-from torchgraft.blocks.gate import gate, zero
+from torchgraft.blocks.gate import gate
 from torchgraft.blocks.options import Odd
+from torchgraft.blocks.start import zero
 from torchgraft.spec import TensorSpec
 
 
@@ -73,12 +74,6 @@ def triplet_attention(site: TensorSpec, *, kernel: Odd = 7, neutral: bool = True
             samples of a batch do not depend on each other, and a batch may be one map of one
             place. ``False`` gives the sigmoid and the batch norms of the paper, which refuse
             such a batch in training, and an ordinary initialisation.
-
-    Returns:
-        The block.
-
-    Raises:
-        OptionError: an option is unknown or out of range.
 
     Example:
         >>> triplet_attention(kernel=3)

@@ -17,18 +17,7 @@ WRONG, USAGE, INTERRUPTED = 1, 2, 130
 
 @attrs.frozen
 class Failure:
-    """Say why a command has no answer.
-
-    Args:
-        kind: name of the error's class.
-        error: one sentence with the fact.
-        asked: the call, or the command, as written.
-        found: what there is instead.
-        near: names that resemble the one asked for.
-        write: what to write instead.
-        notes: where it happened.
-        code: how the program ends.
-    """
+    """Why a command has no answer: the parts of every error, and how the program ends."""
 
     kind: str
     error: str
@@ -41,12 +30,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, words: Sequence[str]) -> Failure:
-        """Describe an error.
-
-        Args:
-            error: of the library, of the reader of the command line, or one that nobody expects.
-            words: the command line.
-        """
+        """Describe an error: of the library, of what reads the command line, or an unexpected one."""
         name, typed = type(error).__name__, shlex.join(["torchgraft", *words])
         notes = tuple(getattr(error, "__notes__", ()))
         if isinstance(error, GraftError):
@@ -62,28 +46,15 @@ class Failure:
             return cls(name, said, typed, near=near, write=f"{command} --help", code=code)
         if isinstance(error, OSError) and error.strerror:
             return cls(name, error.strerror, typed, str(error.filename or ""), notes=notes)
-        lines = str(error).strip().splitlines() or [""]
-        return cls(
-            name,
-            f"{name}: {lines[0]}"[:300],
-            typed,
-            "an error that torchgraft does not expect",
-            write=f"{typed} --debug",
-            notes=notes,
-        )
+        said = f"{name}: {next(iter(str(error).strip().splitlines()), '')}"[:300]
+        unexpected = "an error that torchgraft does not expect"
+        return cls(name, said, typed, unexpected, write=f"{typed} --debug", notes=notes)
 
     def text(self) -> str:
         """Write it for people."""
-        parts = (
-            ("asked", self.asked),
-            ("found", self.found),
-            ("near", ", ".join(self.near)),
-            ("write", self.write),
-            *(("note", note) for note in self.notes),
-        )
-        return "\n".join([f"error: {self.error}", *(f"  {label:<6} {text}" for label, text in parts if text)])
+        said = GraftError(self.error, asked=self.asked, found=self.found, near=self.near, write=self.write)
+        return "\n".join([f"error: {said}", *(f"  note   {note}" for note in self.notes)])
 
     def json(self) -> str:
         """Write it for machines."""
-        held = attrs.asdict(self)
-        return json.dumps(held, indent=2)
+        return json.dumps(attrs.asdict(self), indent=2)

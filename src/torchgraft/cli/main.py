@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from torchgraft.cli import words
-from torchgraft.cli.group import Commands
-from torchgraft.cli.output import Answer, give, quiet, write
-from torchgraft.cli.paths import HTML, JSON, MODEL, check_output
-from torchgraft.cli.stage import watched
+from torchgraft.cli import parameters as given
+from torchgraft.cli.app import Command, Commands
+from torchgraft.cli.output import write
 
 app = typer.Typer(
     cls=Commands,
@@ -29,7 +26,7 @@ def main() -> None:
     app()
 
 
-def _version(asked: bool) -> None:
+def _show_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version  # noqa: PLC0415 - a sixth of the time that --help takes
 
@@ -42,7 +39,7 @@ def _root(
     context: typer.Context,
     *,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -50,170 +47,132 @@ def _root(
         raise typer.Exit(2)
 
 
-def _run(command: str, as_json: bool, debug: bool, **asked: object) -> None:
-    """Run the command that stands in the module of its name, and show what it answers."""
-    with watched(shown=not as_json) as stage, quiet(silent=as_json and not debug):
-        module = importlib.import_module(f"torchgraft.cli.work.{command}")
-        answer: Answer = module.run(stage, **asked)
-    give(answer, as_json=as_json)
-
-
-@app.command(epilog="Example: torchgraft models '*resnet*' --pretrained")
+@app.command(cls=Command, epilog="Example: torchgraft models '*resnet*' --pretrained")
 def models(
-    pattern: words.Pattern = "*",
+    pattern: given.Pattern = "*",
     *,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with weights.")] = False,
-    source: words.Source = None,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    source: given.Source = None,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """List the models that can be asked for by name."""
-    _run("models", as_json, debug, pattern=pattern, pretrained=pretrained, source=source)
 
 
-@app.command(epilog="Example: torchgraft blocks '*attention*'")
-def blocks(
-    pattern: words.Pattern = "*",
-    *,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
-) -> None:
+@app.command(cls=Command, epilog="Example: torchgraft blocks '*attention*'")
+def blocks(pattern: given.Pattern = "*", *, as_json: given.Json = False, debug: given.Debug = False) -> None:
     """List the blocks that can be put into a model."""
-    _run("blocks", as_json, debug, pattern=pattern)
 
 
 @app.command(
-    epilog="Example: torchgraft show resnet50 --select 'nn.Conv2d & inside(\"layer4\")' --shape 1,3,224,224"
+    cls=Command,
+    epilog="Example: torchgraft show resnet50 --select 'nn.Conv2d & inside(\"layer4\")' --shape 1,3,224,224",
 )
 def show(
-    model: words.Model,
+    model: given.Model,
     *,
     select: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="Mark what a selector means: a path, or as in Python."),
     ] = None,
-    shape: words.Shapes = None,
+    sizes: given.Shapes = None,
     every: Annotated[bool, typer.Option("--all", help="Every module, however many there are.")] = False,
-    option: words.Options = None,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    options: given.Options = None,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Show what a model consists of: its tiers, its modules, their shapes, without its weights."""
-    asked = {"sizes": words.sizes(shape), "options": words.options(option)}
-    _run("show", as_json, debug, model=model, select=select, every=every, **asked)
 
 
 @app.command(
-    epilog="Example: torchgraft apply resnet50 'wrap(\"layer4\", se)' 'swap_head(10)' -o m.safetensors"
+    cls=Command,
+    epilog="Example: torchgraft apply resnet50 'wrap(\"layer4\", se)' 'swap_head(10)' -o m.safetensors",
 )
 def apply(
-    base: words.Base,
-    steps: words.Steps,
+    base: given.Base,
+    steps: given.Steps,
     *,
-    output: words.Output,
-    force: words.Force = False,
-    weights: words.Weights = None,
-    option: words.Options = None,
-    shape: words.Shapes = None,
-    seed: words.Seed = None,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    output: given.Output,
+    force: given.Force = False,
+    weights: given.Weights = None,
+    options: given.Options = None,
+    sizes: given.Shapes = None,
+    seed: given.Seed = None,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Apply steps to a model and save what comes out, with its recipe."""
-    asked = {"sizes": words.sizes(shape), "options": words.options(option), "weights": weights}
-    check_output(output, "-o", MODEL, force=force)
-    _run("apply", as_json, debug, base=base, steps=steps, output=output, seed=seed, **asked)
 
 
-@app.command(epilog="Example: torchgraft build recipe.yaml -o m.safetensors --var attention=se")
+@app.command(cls=Command, epilog="Example: torchgraft build recipe.yaml -o m.safetensors --var attention=se")
 def build(
-    recipe: words.Recipe,
+    recipe: given.Recipe,
     *,
-    output: words.Output,
-    force: words.Force = False,
-    var: words.Variables = None,
-    seed: words.Seed = None,
-    outside: words.Outside = False,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    output: given.Output,
+    force: given.Force = False,
+    variables: given.Variables = None,
+    seed: given.Seed = None,
+    outside: given.Outside = False,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Build the model of a recipe and save it."""
-    variables = words.pairs(var, "--var")
-    check_output(output, "-o", MODEL, force=force)
-    _run(
-        "build", as_json, debug, recipe=recipe, output=output, variables=variables, seed=seed, outside=outside
-    )
 
 
-@app.command(epilog="Example: torchgraft check recipe.yaml")
+@app.command(cls=Command, epilog="Example: torchgraft check recipe.yaml")
 def check(
-    recipe: words.Recipe,
+    recipe: given.Recipe,
     *,
-    var: words.Variables = None,
-    outside: words.Outside = False,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    variables: given.Variables = None,
+    outside: given.Outside = False,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Check a recipe against the real model, without its weights: every problem with file and line."""
-    _run("check", as_json, debug, recipe=recipe, variables=words.pairs(var, "--var"), outside=outside)
 
 
-@app.command(epilog="Example: torchgraft explain m.safetensors")
+@app.command(cls=Command, epilog="Example: torchgraft explain m.safetensors")
 def explain(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of weights.")],
     *,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Tell what a file says of itself: base, weights, steps, versions and sizes; no tensor is read."""
-    _run("explain", as_json, debug, file=file)
 
 
-@app.command(epilog="Example: torchgraft diff resnet50 m.safetensors --html diff.html")
+@app.command(cls=Command, epilog="Example: torchgraft diff resnet50 m.safetensors --html diff.html")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A model by name, a saved file, or a recipe.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
     *,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write one page with the two trees.")
-    ] = None,
-    force: words.Force = False,
-    shape: words.Shapes = None,
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    html: given.Html = None,
+    force: given.Force = False,
+    sizes: given.Shapes = None,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Tell what differs between two models: modules, parameters, shapes, costs."""
-    if html is not None:
-        check_output(html, "--html", HTML, force=force)
-    _run("diff", as_json, debug, a=a, b=b, html=html, sizes=words.sizes(shape))
 
 
-@app.command(epilog="Example: torchgraft align old.pth resnet50 -o alignment.json --apply new.safetensors")
+@app.command(
+    cls=Command, epilog="Example: torchgraft align old.pth resnet50 -o alignment.json --apply new.safetensors"
+)
 def align(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Has the weights: a model by name, or a file.")
     ],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Needs them: a model, a file or a recipe.")],
     *,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the alignment as JSON.")
-    ] = None,
-    rewritten: Annotated[
-        Path | None,
-        typer.Option("--apply", metavar="FILE", help="Write the source's weights under the target's names."),
-    ] = None,
-    force: words.Force = False,
-    weights: words.Weights = None,
-    shape: words.Shapes = None,
+    output: given.AlignmentFile = None,
+    rewritten: given.Rewritten = None,
+    force: given.Force = False,
+    weights: given.Weights = None,
+    sizes: given.Shapes = None,
     policy: Annotated[
         str, typer.Option(metavar="NAME", help="same_function, or same_shape for a target that is deeper.")
     ] = "same_function",
-    as_json: words.Json = False,
-    debug: words.Debug = False,
+    as_json: given.Json = False,
+    debug: given.Debug = False,
 ) -> None:
     """Tell which tensor of one model is which of another, and rewrite weights by it."""
-    for path, option, suffixes in ((output, "-o", JSON), (rewritten, "--apply", MODEL)):
-        if path is not None:
-            check_output(path, option, suffixes, force=force)
-    asked = {"output": output, "rewritten": rewritten, "policy": policy, "weights": weights}
-    _run("align", as_json, debug, source=source, target=target, sizes=words.sizes(shape), **asked)

@@ -30,15 +30,7 @@ _STYLES = (
 
 @attrs.frozen
 class Answer:
-    """Hold what a command found.
-
-    Args:
-        text: for people.
-        data: the same for machines.
-        code: how the program ends: 1 where the answer is no.
-        note: what people should know beside the answer.
-        names: each line is a name; they may stand side by side.
-    """
+    """What a command found: for people, and for machines; ``names`` may stand side by side."""
 
     text: str
     data: Mapping[str, object]
@@ -48,15 +40,11 @@ class Answer:
 
 
 def give(answer: Answer, *, as_json: bool) -> None:
-    """Write an answer to the standard output.
-
-    Raises:
-        Exit: it is a no, or nobody reads it.
-    """
+    """Write an answer to the standard output."""
     if as_json:
         write(json.dumps(answer.data, indent=2, allow_nan=False, default=str), exact=True)
     else:
-        write(in_columns(answer.text.split("\n")) if answer.names else answer.text)
+        write(set_columns(answer.text.split("\n")) if answer.names else answer.text)
         if answer.note:
             write(answer.note, sys.stderr)
     if answer.code:
@@ -65,11 +53,7 @@ def give(answer: Answer, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def quiet(*, silent: bool) -> Iterator[None]:
-    """Keep what libraries print out of the answer.
-
-    Args:
-        silent: keep it off the standard error as well, which is then for one JSON document.
-    """
+    """Keep what libraries print out of the answer, and off the standard error where that is for JSON."""
     if not silent:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -84,24 +68,15 @@ def quiet(*, silent: bool) -> Iterator[None]:
 
 
 def write(text: str, stream: TextIO | None = None, *, exact: bool = False) -> None:
-    """Write text; in colours and not wider than the terminal where there is one.
-
-    Args:
-        text: any number of lines.
-        stream: where to; the standard output, if none is given.
-        exact: as it is, in ASCII, for machines.
-
-    Raises:
-        Exit: nobody reads it.
-    """
+    """Write text: for a terminal in colours and not wider, for machines exactly as it is."""
     stream = stream or sys.stdout
     console = Console(file=stream, highlight=False, emoji=False, markup=False)
-    plain = _printable(text, stream.encoding or "utf-8")
+    plain = _escape(text, stream.encoding or "utf-8")
     try:
         if exact:
             stream.write(f"{text}\n")
         elif console.is_terminal:
-            said = Text(fitted(plain, console.width))
+            said = Text(fit_lines(plain, console.width))
             for pattern, style in _STYLES:
                 said.highlight_regex(pattern, style)
             console.print(said, soft_wrap=True)
@@ -113,7 +88,7 @@ def write(text: str, stream: TextIO | None = None, *, exact: bool = False) -> No
         raise typer.Exit(_CLOSED) from None
 
 
-def fitted(text: str, width: int) -> str:
+def fit_lines(text: str, width: int) -> str:
     """Break lines that are too wide: between columns, then between words; no word is cut.
 
     Args:
@@ -121,14 +96,14 @@ def fitted(text: str, width: int) -> str:
         width: number of columns of the terminal.
 
     Example:
-        >>> print(fitted("  conv1  3 224 224  1,792", 20))
+        >>> print(fit_lines("  conv1  3 224 224  1,792", 20))
           conv1  3 224 224
               1,792
     """
-    return "\n".join(_folded(line, width) if len(line) > width else line for line in text.split("\n"))
+    return "\n".join(_fold_line(line, width) if len(line) > width else line for line in text.split("\n"))
 
 
-def _folded(line: str, width: int) -> str:
+def _fold_line(line: str, width: int) -> str:
     indent = line[: len(line) - len(line.lstrip())]
     deeper = indent + " " * 4
     first, *others = re.split(r"( {2,})", line.strip())
@@ -139,21 +114,17 @@ def _folded(line: str, width: int) -> str:
             rows[-1] += gap + cell
         else:
             rows.append(deeper + cell)
-    return "\n".join(part for row in rows for part in _wrapped(row, width, deeper))
-
-
-def _wrapped(row: str, width: int, deeper: str) -> list[str]:
-    return textwrap.wrap(
-        row,
+    fit = textwrap.TextWrapper(
         width,
         subsequent_indent=deeper,
         break_long_words=False,
         break_on_hyphens=False,
         replace_whitespace=False,
     )
+    return "\n".join(part for row in rows for part in fit.wrap(row))
 
 
-def in_columns(names: list[str]) -> str:
+def set_columns(names: list[str]) -> str:
     """Write names side by side on a terminal, and one a line for whatever else reads them."""
     console = Console()
     if not console.is_terminal:
@@ -164,7 +135,7 @@ def in_columns(names: list[str]) -> str:
     return "\n".join("".join(name.ljust(wide) for name in names[row::deep]).rstrip() for row in range(deep))
 
 
-def _printable(text: str, encoding: str) -> str:
+def _escape(text: str, encoding: str) -> str:
     """Write out what a terminal would obey, and what the stream cannot hold: names come from files."""
     shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     return shown.encode(encoding, "backslashreplace").decode(encoding)

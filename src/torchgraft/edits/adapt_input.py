@@ -11,6 +11,7 @@ from torch import nn
 from torchgraft.errors import AnalysisError, ShapeError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.entry.search import Entry, Input, find_inputs, refound, take_channels
+from torchgraft.paths import join_path, parent_of
 from torchgraft.text import literal, spelled, wrong
 from torchgraft.transform import Transform
 
@@ -138,7 +139,7 @@ def _check(draft: Draft, entry: Entry, entries: list[Entry]) -> None:
             if parameter is held and (id(module), name) not in taken:
                 raise TargetError(
                     f"the weight of {entry.path!r} is tied to one that does not take the input",
-                    found=f"{path}.{name}".lstrip("."),
+                    found=join_path(path, name),
                     write="a model without the tie",
                 )
 
@@ -182,9 +183,13 @@ def _initialise(module: nn.Module, name: str) -> None:
 def _count(draft: Draft, path: str, old: int, channels: int) -> None:
     """Keep the number right that the modules around a layer declare."""
     while path:
-        path = path.rpartition(".")[0]
+        path = parent_of(path)
         held = vars(draft.get(path))
         held.update({name: channels for name in _COUNTS if held.get(name) == old})
+        config = held.get("config")  # of Hugging Face models, which write it beside the weights
+        for name in _COUNTS:
+            if getattr(config, name, None) == old:
+                setattr(config, name, channels)
 
 
 def _runs(draft: Draft) -> bool:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import attrs
 
 from torchgraft.errors import OptionError, TargetError
-from torchgraft.graph.density.rules import densify, strides_of
+from torchgraft.graph.density.densify import densify
+from torchgraft.graph.density.spread import strides_of
 from torchgraft.graph.draft import Draft
 from torchgraft.text import spelled, wrong
 from torchgraft.transform import Transform
@@ -21,7 +22,7 @@ class Dilate(Transform):
     output_stride: int
 
     def _edit(self, draft: Draft) -> None:
-        strides, lost = strides_of(draft)
+        strides = strides_of(draft.runs.deep())
         if not strides:
             raise TargetError(
                 "there is nothing to dilate",
@@ -30,18 +31,13 @@ class Dilate(Transform):
             )
         if self.output_stride not in strides:
             smaller = [stride for stride in strides if stride < self.output_stride]
-            if lost and self.output_stride > max(strides):
-                raise TargetError(
-                    f"maps cannot be followed through {lost!r}, so what makes them smaller is not known",
-                    found=f"strides {', '.join(map(str, strides))} before it",
-                    write=f"dilate({max(strides)}), or a model of convolutions and poolings",
-                )
             raise OptionError(
                 f"this model has no maps of stride {self.output_stride}",
                 found=f"strides {', '.join(map(str, strides))}",
                 write=f"dilate({max(smaller, default=strides[0])})",
             )
-        if densify(draft, self.output_stride):
+        if self.output_stride < strides[-1]:
+            densify(draft, self.output_stride)
             draft.reshaped = True
 
 
@@ -52,9 +48,16 @@ def dilate(output_stride: int) -> Dilate:
     Convolutions and poolings beyond it take every place, and those behind them read places
     that lie apart. So the deepest maps are larger, and at ``[..., ::d, ::d]`` they are what
     they were, ``d`` being the old stride divided by the new one. What looks at a whole map
-    (the pool before the head, squeeze-and-excitation, group norms) sees the places that it
-    saw before, so that the output stays what it was in evaluation mode. No parameter is
+    (the pool before the head, squeeze-and-excitation) sees the places that it saw before, so
+    that the output stays what it was in evaluation mode. What makes a map of a map in another
+    way (group norms, paddings that follow the size, poolings that round up or average) gets
+    the maps of the original that lie in the denser one, each as a sample of its own; a model
+    with such steps is dilated once, and a second, smaller stride is refused. No parameter is
     added, and no key changes.
+
+    The model is run on meta tensors to see its maps. Where a map is mixed beyond return, as
+    by attention over its places beside a shortcut around it, the error says with which stride
+    the maps there stay as they are.
 
     Args:
         output_stride: the largest stride that maps may have, one that the model has; its own

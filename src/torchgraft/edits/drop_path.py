@@ -11,9 +11,12 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from torchgraft.errors import TargetError
+from torchgraft.graph.anchor import anchor_of
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.edges import insert_child
-from torchgraft.graph.residual import Branch, residual_units
+from torchgraft.graph.edges import Edge, insert_child
+from torchgraft.graph.nodes import is_in_place
+from torchgraft.graph.residual import Branch, branch_edges, residual_units
+from torchgraft.graph.rewrites import Redirect
 from torchgraft.text import literal, plural, spelled, wrong
 from torchgraft.transform import Transform
 
@@ -41,16 +44,17 @@ class DropPath(Transform):
                     raise _shared(draft, module, branch)
         for module, rate in held.values():
             setattr(module, rate_name(module) or "p", rate)
-        for branch, rate in bare:
-            _place(draft, branch, rate)
+        found = [(branch, branch_edges(draft, branch), rate) for branch, rate in bare]
+        for branch, edges, rate in found:
+            _place(draft, branch, edges, rate)
 
 
 @spelled
 def drop_path(rate: float) -> DropPath:
     """Drop residual branches at random in training, each sample on its own: stochastic depth.
 
-    The branches are found in the graphs: what is added to a value, or to a projection of it,
-    and made from that value alone by more layers. Unit ``i`` of ``n``, in execution order,
+    The branches are found in a run on meta tensors: what is added to a value, or to a projection
+    of it, and made from that value alone by more layers. Unit ``i`` of ``n``, in execution order,
     gets the rate ``rate * i / (n - 1)``; a single one gets ``rate``. A unit is a level that
     repeats, as a transformer block with its two branches, and elsewhere one addition.
 
@@ -117,15 +121,18 @@ def _drops_samples(module: nn.Module, name: str) -> bool:
     return bool((samples == samples[:, :1]).all() and gone.any() and not gone.all())
 
 
-def _place(draft: Draft, branch: Branch, rate: float) -> None:
+def _place(draft: Draft, branch: Branch, edges: list[Edge], rate: float) -> None:
     level = draft.get(branch.owner)
     name = draft.fresh(branch.owner, "drop_path")
-    end = branch.edges[0].value
+    written = [edge for edge in edges if branch.end == 0 and is_in_place(edge.users[0])]
+    # What reads the end of the branch after it was added to has to read the sum.
+    draft.rewrite(branch.owner, [(e.graph, Redirect(anchor_of(e.users[0]))) for e in written])
+    end = edges[0].value
     while end.op not in ("call_module", "placeholder"):  # the last module of the branch
         end = end.prev
     beside = str(end.target).partition(".")[0]
     draft.place(branch.owner, name, StochasticDepth(rate, "row").train(level.training), beside=beside)
-    insert_child(draft, list(branch.edges), name)
+    insert_child(draft, edges, name)
 
 
 def _no_branch(draft: Draft, rate: float) -> TargetError:

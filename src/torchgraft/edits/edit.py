@@ -34,7 +34,7 @@ def edit(function: Callable[[Draft], None], *, name: str) -> Edit:
     """Make a transform from a function that edits the draft in place.
 
     The draft is a private clone, so the model is safe; the result is checked to run on what
-    the model runs on. Such a step is equal to itself alone and cannot be written to a file.
+    the model runs on. Such a step is equal to itself alone, and a file has a remark in its place.
 
     Args:
         function: gets the draft: ``draft.get(path)``, ``draft.open(path)``,

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import attrs
-import torch
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from torchgraft.blocks.start import keep_start, startable
 from torchgraft.edits.tapping import Choice, Found, choice, turns_of
 from torchgraft.errors import NameClashError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import spec_of
 from torchgraft.graph.taps.carrying import carry, feed
 from torchgraft.select import Target
+from torchgraft.spec import made_on
 from torchgraft.text import literal, spelled, wrong
 from torchgraft.transform import Transform
 
@@ -45,13 +47,18 @@ class Fpn(Transform):
         found = [attrs.evolve(one, tap=tap) for one, tap in zip(found, taps, strict=True)]
         turns = turns_of(draft, found, "NCHW")
         channels = [_channels(draft, one) for one in found]
-        like = next((p for p in draft.root.parameters() if p.is_floating_point()), torch.empty(0))
-        with torch.device(like.device):
-            made = FeaturePyramidNetwork(channels, self.out_channels, self._extra())
+        made = made_on(draft.like, lambda: self._pyramid(channels))
         carry(draft, taps, turns, keep_output=False)
-        draft.place("", _NAME, made.to(like.dtype).train(draft.root.training))
+        draft.place("", _NAME, made.train(draft.root.training))
         feed(draft, _NAME)
         draft.root.out_channels = self.out_channels  # type: ignore[assignment]  # what detectors read
+
+    def _pyramid(self, channels: list[int]) -> nn.Module:
+        made = FeaturePyramidNetwork(channels, self.out_channels, self._extra())
+        for layer in made.modules():
+            if isinstance(layer, nn.Conv2d):
+                keep_start(layer, _spread)
+        return startable(made)
 
     def _extra(self) -> ExtraFPNBlock | None:
         if self.extra is None:
@@ -122,6 +129,12 @@ def fpn(
     if extra is not None and extra not in _EXTRAS:
         raise wrong('extra is "pool" or "p6p7"', extra, name="extra", known=_EXTRAS)
     return Fpn(out_channels, made, extra)
+
+
+def _spread(layer: nn.Module) -> None:
+    """Fill a convolution as torchvision's pyramids do."""
+    nn.init.kaiming_uniform_(layer.get_parameter("weight"), a=1)
+    nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def _channels(draft: Draft, found: Found) -> int:

@@ -104,7 +104,7 @@ def unfreeze(target: Target = "**") -> Unfreeze:
 
 
 def keeps_statistics(module: nn.Module) -> bool:
-    """Tell whether training mode changes buffers of a layer."""
+    """Return True if training mode changes buffers of a layer."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.running_mean is not None or module.running_var is not None
     if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):

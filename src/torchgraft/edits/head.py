@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import nn
 
-from torchgraft.blocks.beside import Adapting
 from torchgraft.blocks.block import Block
+from torchgraft.blocks.lora import LoRA
 from torchgraft.blocks.parse import parse_block
 from torchgraft.blocks.registry import names
 from torchgraft.edits.tapping import choice, turns_of
 from torchgraft.errors import AnalysisError, HeadError, OptionError, ShapeError
-from torchgraft.graph.deep.record import record
+from torchgraft.graph.deep.record import Record, record
+from torchgraft.graph.deep.tail import record_tail
 from torchgraft.graph.detectors import heads_of_detector
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import around, before, insert_child, relative
 from torchgraft.graph.heads import COUNTS, Head, NoHead, find_heads
 from torchgraft.graph.taps.carrying import carry, return_only
-from torchgraft.spec import TensorSpec
+from torchgraft.paths import parent_of
+from torchgraft.spec import TensorSpec, made_on
 from torchgraft.text import check_flags, spelled, write_error, wrong
 from torchgraft.transform import Transform
 
@@ -31,8 +34,12 @@ def _heads(draft: Draft) -> list[Head]:
     except AnalysisError as error:
         return heads_of_detector(draft, error)
     except HeadError as error:
-        if any(isinstance(module, Adapting) for module in draft.root.modules()):
-            error.write = "merge_lora() before, or the adapters behind swap_head"
+        names = [path for path, _ in draft.root.named_modules() if draft.is_added(path)]
+        found = [part.partition(" ")[0] + "." for part in error.found.split(", ")]
+        if any(part.startswith(f"{name}.") for name in names for part in found):
+            error.write = "the same steps with swap_head before those that stand behind the head"
+            if any(isinstance(module, LoRA) for module in draft.root.modules()):
+                error.write = f"merge_lora() before, or {error.write}"
         raise
 
 
@@ -46,10 +53,14 @@ class SwapHead(Transform):
 
     def _edit(self, draft: Draft) -> None:
         heads = _heads(draft)
+        made: dict[int, nn.Parameter | None] = {}
         for head in heads:
             like = _weight(draft, head)
             if isinstance(self.head, int):
                 new = _projection(head, self.head * head.each, like)
+                for name, old in head.module._parameters.items():
+                    if old is not None:  # heads that share a weight go on to share one
+                        new._parameters[name] = made.setdefault(id(old), new._parameters[name])
                 _count(draft, head, self.head)
             else:
                 _check_single(heads)
@@ -152,18 +163,16 @@ def drop_head(*, pooled: bool = True) -> DropHead:
 def _weight(draft: Draft, head: Head) -> torch.Tensor:
     """Return the tensor whose device, dtype and memory format a new head takes."""
     if isinstance(head.module, NoHead):
-        return next((p for p in draft.root.parameters() if p.is_floating_point()), torch.empty(0))
+        return draft.like
     return head.module.weight
 
 
 def _projection(head: Head, classes: int, like: torch.Tensor) -> nn.Module:
-    with torch.device(like.device):
-        if head.axes == 2:
-            return nn.Linear(head.width, classes, bias=head.bias, dtype=like.dtype)
-        kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[head.axes]
-        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-        kept = {name: getattr(head.module, name) for name in names if hasattr(head.module, name)}
-        new = kind(head.width, classes, **{"kernel_size": 1, **kept}, bias=head.bias, dtype=like.dtype)
+    kind = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[head.axes]
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    kept = {name: getattr(head.module, name) for name in names if hasattr(head.module, name)}
+    shape = {"kernel_size": 1, **kept} if head.axes > 2 else {}
+    new = made_on(like, lambda: kind(head.width, classes, **shape, bias=head.bias, dtype=like.dtype))
     return new.to(memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last)
 
 
@@ -187,24 +196,29 @@ def _check_count(draft: Draft, heads: list[Head], classes: int) -> None:
     Raises:
         HeadError: it does not run with another number, or gives something of another shape.
     """
-    held = [(head, place) for head in heads if head.classes != classes for place in head.counts(draft)]
-    if not held:
+    head = next((head for head in heads if (head.classes or head.width) != classes), None)
+    if head is None or draft.runs.known(training=False) is None:
+        draft.changed()  # found at the end of a row: it is what the model gives
         return
-    head, place = held[0]
     old = draft.runs.deep(fresh=False)
-    before = [old.shapes[value] for value in old.outputs]
     draft.changed()
-    try:
-        new = draft.runs.deep()
-        after = [new.shapes[value] for value in new.outputs]
-        changed = [
-            _changed(one, other, head.classes, classes) for one, other in zip(before, after, strict=True)
-        ]
+    was, error = head.classes or head.width, None
+    paths = [head.path for head in heads]
+    runs: tuple[Callable[[], Record], ...] = (
+        lambda: record_tail(draft.runnable(), old, paths),
+        draft.runs.deep,  # what looks wrong is looked at as a whole
+    )
+    for run in runs:
+        try:
+            new = run()
+        except Exception as failed:  # noqa: BLE001 - a forward may fail in any way
+            error = failed
+            continue
+        shapes = [[made.shapes[value] for value in made.outputs] for made in (old, new)]
+        changed = [_changed(one, other, was, classes) for one, other in zip(*shapes, strict=False)]
         if any(changed) and None not in changed:
             return
-        error = None
-    except AnalysisError as failed:
-        error = failed
+    place = next((place for head in heads for place in head.counts(draft)), "what is behind the head")
     raise HeadError(
         f"the number of classes is written into the forward behind {head.path!r}",
         found=f"{place} with {head.classes}",
@@ -265,7 +279,7 @@ def _count(draft: Draft, head: Head, classes: int) -> None:
     """Keep the class count right that the modules around the head declare."""
     path = head.path
     while path:
-        path = path.rpartition(".")[0]
+        path = parent_of(path)
         held = vars(draft.get(path))
         held.update({name: classes for name in COUNTS if held.get(name) == head.classes})
         config: Any = held.get("config")  # of Hugging Face models, which write it beside the weights

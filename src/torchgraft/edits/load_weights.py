@@ -43,6 +43,7 @@ class LoadWeights(Transform):
     prefix: str = attrs.field(kw_only=True, default="")
     into: str = attrs.field(kw_only=True, default="")
     resize: bool = attrs.field(kw_only=True, default=False)
+    allow_contradicted: bool = attrs.field(kw_only=True, default=False)
 
     def _edit(self, draft: Draft) -> None:
         if not draft.values:
@@ -56,7 +57,8 @@ class LoadWeights(Transform):
         checkpoint, alignment = aligned(held, draft, by=by, policy=self.policy, **places)
         # A model of one's own tells what each tensor does; a state dict may leave it open.
         decided = self.by == "structure" and not isinstance(held, Donor)
-        terms = Terms(self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan, decided)
+        options = self.exclude, self.strict, self.min_coverage, self.init, self.allow_nan
+        terms = Terms(*options, decided, self.allow_contradicted)
         kept: frozenset[str] = frozenset()
         try:
             if added:
@@ -87,6 +89,7 @@ def load_weights(
     prefix: str = "",
     into: str = "",
     resize: bool = False,
+    allow_contradicted: bool = False,
 ) -> LoadWeights:
     """Fill the tensors of a model from a file, a state dict or another model.
 
@@ -114,6 +117,8 @@ def load_weights(
         into: path of the part of the model that is filled, such as ``"encoder"``.
         resize: resample embeddings of positions, tables of biases and kernels of patches that
             were made for another size, as ``resize`` does.
+        allow_contradicted: load from a model what structure says even where the two see other
+            values there, as after an operation that takes channels in another order.
 
     Returns:
         The transform; it reads a file when it is applied.
@@ -132,7 +137,13 @@ def load_weights(
         >>> load_weights("weights.safetensors", exclude="fc", init="kaiming_normal")
         load_weights("weights.safetensors", exclude=("fc",), init="kaiming_normal")
     """
-    check_flags(strict=strict, ema=ema, allow_nan=allow_nan, resize=resize)
+    check_flags(
+        strict=strict,
+        ema=ema,
+        allow_nan=allow_nan,
+        allow_contradicted=allow_contradicted,
+        resize=resize,
+    )
     for name, value, known in (("by", by, WAYS), ("policy", policy, POLICIES)):
         if value not in known:
             raise wrong(f"{name} is {' or '.join(map(literal, known))}", value, name=name, known=known)
@@ -163,4 +174,5 @@ def load_weights(
         prefix=prefix,
         into=into,
         resize=resize,
+        allow_contradicted=allow_contradicted,
     )

@@ -19,6 +19,7 @@ from torchgraft.graph.edges import called
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.names import Node
 from torchgraft.graph.outline import named_tensors
+from torchgraft.paths import join_path, parent_of
 from torchgraft.text import kind, spelled
 from torchgraft.transform import Transform
 
@@ -87,7 +88,7 @@ def _plan(draft: Draft, path: str, held: Held) -> tuple[str, nn.Module, list[Cal
     Raises:
         TargetError: it cannot.
     """
-    module, above = draft.get(path), path.rpartition(".")[0]
+    module, above = draft.get(path), parent_of(path)
     if is_adapted(draft.get(above)):
         base, calls = draft.get(above), list[Call]()
         _check_fold(path, module, above, base)
@@ -191,10 +192,10 @@ def _check_calls(draft: Draft, path: str, name: str, adapted: list[Node]) -> Non
 
 
 def _followed(draft: Draft, name: str, owners: set[str]) -> bool:
-    """Tell whether the forward next above a name of a layer is known to call it or not to."""
-    owner = name.rpartition(".")[0]
+    """Return True if the forward next above a name of a layer is known to call it or not to."""
+    owner = parent_of(name)
     while owner and not has_forward(draft.get(owner)):
-        owner = owner.rpartition(".")[0]
+        owner = parent_of(owner)
     if owner in owners:
         return True
     try:
@@ -245,8 +246,8 @@ def _fold(module: LoRA, base: nn.Module) -> None:
 
 def _layer(owner: str, node: Node) -> str:
     path = _path(owner, node)
-    return path.rpartition(".")[0] if node.op == "get_attr" else path
+    return parent_of(path) if node.op == "get_attr" else path
 
 
 def _path(owner: str, node: Node) -> str:
-    return f"{owner}.{node.target}".lstrip(".")
+    return join_path(owner, str(node.target))

@@ -14,6 +14,7 @@ from torchgraft.errors import TargetError, TraceError
 from torchgraft.graph.draft import Call, Draft
 from torchgraft.graph.edges import after, called, insert_child, relative
 from torchgraft.graph.kinds import has_forward, is_unit
+from torchgraft.paths import parent_of
 from torchgraft.spec import TensorSpec
 
 
@@ -58,7 +59,7 @@ def reads(draft: Draft, layer: nn.Module) -> Iterator[Call]:
     for name in draft.names(layer):
         owner = name
         while owner:
-            owner = owner.rpartition(".")[0]
+            owner = parent_of(owner)
             if not has_forward(draft.get(owner)):
                 continue
             try:
@@ -74,7 +75,7 @@ def reads(draft: Draft, layer: nn.Module) -> Iterator[Call]:
 
 def _above(draft: Draft, path: str) -> str:
     """Return the path of the next module above that can be called."""
-    owner = path.rpartition(".")[0]
+    owner = parent_of(path)
     while owner and not has_forward(draft.get(owner)):
-        owner = owner.rpartition(".")[0]
+        owner = parent_of(owner)
     return owner

@@ -16,7 +16,8 @@ from torchgraft.graph.deep.record import output_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, insert_child, set_beside
 from torchgraft.graph.layout import spec_of
-from torchgraft.spec import TensorSpec, shape_text
+from torchgraft.paths import join_path
+from torchgraft.spec import TensorSpec, drawn, shape_text
 from torchgraft.text import literal, write_error, wrong
 
 
@@ -45,7 +46,7 @@ def put_each(
         if name is not None and id(draft.get(owner)) in levels:
             raise NameClashError(
                 f"{name!r} is the name of one module, and several are put into {owner or 'the root'}",
-                found=f"{owner}.{name}".lstrip("."),
+                found=join_path(owner, name),
                 swap=(f", name={literal(name)}", ""),
             )
         levels.add(id(draft.get(owner)))
@@ -71,7 +72,8 @@ def put(draft: Draft, edges: list[Edge], block: Block, name: str | None, default
     owner, adapt = edges[0].owner, False
     if block.takes_input:
         _check_entries(edges, block)
-    module = block.fixed()
+    with drawn(draft.like.device):
+        module = block.fixed()
     if module is None:
         specs = {_spec(draft, edge, block) for edge in edges}
         if len(specs) > 1:
@@ -163,8 +165,8 @@ def _layer(draft: Draft, edge: Edge) -> nn.Module | None:
     value = edge.value
     if value.op != "call_module" or edge.entry is not next(iter(value.all_input_nodes), None):
         return None
-    return draft.get(f"{edge.owner}.{value.target}".lstrip("."))
+    return draft.get(join_path(edge.owner, str(value.target)))
 
 
 def _spec(draft: Draft, edge: Edge, block: Block) -> TensorSpec:
-    return spec_of(draft, edge.owner, edge.value, needs_rank=block.needs_rank)
+    return spec_of(draft, edge.owner, edge.value, needs_rank=block.needs_rank, mixes=block.channels_first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
+import torch
 
 from torchgraft.blocks.lora import WeightLoRA
 from torchgraft.blocks.on_weight import is_adapted, release
@@ -14,6 +15,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import after, is_beside
 from torchgraft.graph.nodes import Node
 from torchgraft.graph.rewrites import Bypass
+from torchgraft.paths import parent_of
 from torchgraft.select import Selector, Site, Target, outermost, parse
 from torchgraft.spec import shape_text
 from torchgraft.text import spelled
@@ -35,7 +37,7 @@ class Remove(Transform):
                 self._module(draft, site.path)
 
     def _module(self, draft: Draft, path: str) -> None:
-        module, above = draft.get(path), draft.get(path.rpartition(".")[0])
+        module, above = draft.get(path), draft.get(parent_of(path))
         if isinstance(module, WeightLoRA) and is_adapted(above):
             draft.discard(path)
             release(above)
@@ -121,5 +123,7 @@ def _check(path: str, given: object, output: object, consumer: str) -> None:
         raise ShapeError(
             f"{path!r} cannot be taken out: it turns {shape_text(given)} into {shape_text(output)}",
             found=f"{consumer} takes {shape_text(output)}",
-            write=f'replace("{path}", nn.Identity(), keep_shape=False)',
+            write=f'replace("{path}", nn.Identity(), keep_shape=False)'
+            if isinstance(output, torch.Tensor)
+            else f'replace("{path}", <a module that gives {shape_text(output)}>)',
         )

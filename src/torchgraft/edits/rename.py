@@ -10,12 +10,12 @@ import attrs
 from torch import nn
 
 from torchgraft.errors import NameClashError, OptionError, TargetError, TraceError
+from torchgraft.graph.code_of import codes_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.kinds import has_forward, is_container
 from torchgraft.graph.level import Level, runs_graph, state_of
 from torchgraft.graph.names import Node
-from torchgraft.graph.residual import codes_of
-from torchgraft.select.region import above
+from torchgraft.paths import join_path, last_of, parent_of, parents_of
 from torchgraft.text import kind, literal, spelled, wrong
 from torchgraft.transform import Transform
 
@@ -138,9 +138,9 @@ def _check_shared(draft: Draft, paths: _Paths) -> None:
     """Refuse a move out of or into a container that stands at several places, as it would show at each."""
     standing = paths.standing(draft)
     for old, new in paths.mapping.items():
-        (source, _, name), last = old.rpartition("."), new.rpartition(".")[2]
+        (source, _, name), last = old.rpartition("."), last_of(new)
         left = list(dict.fromkeys(draft.names(draft.get(source))))
-        into = next(standing[at] for at in above(new) if at in standing)
+        into = next(standing[at] for at in parents_of(new) if at in standing)
         entered = list(dict.fromkeys(draft.names(draft.get(into))))
         wanted = {f"{path}.{name}": f"{paths.new(path)}.{last}" for path in left}
         if len(left) == 1 < len(entered) or (len(left) > 1 and not wanted.items() <= paths.mapping.items()):
@@ -162,11 +162,11 @@ def _open(draft: Draft, paths: _Paths) -> dict[str, Level]:
     found: dict[str, None] = {}
     standing = paths.standing(draft)
     for old, new in paths.mapping.items():
-        levels = [path for path in above(old) if has_forward(draft.get(path))]
+        levels = [path for path in parents_of(old) if has_forward(draft.get(path))]
         found.update(dict.fromkeys(levels[:1]))
         found.update((path, None) for path in levels[1:] if _uses(draft, path, old, inner))
         around = [
-            standing[at] for at in above(new) if at in standing and has_forward(draft.get(standing[at]))
+            standing[at] for at in parents_of(new) if at in standing and has_forward(draft.get(standing[at]))
         ]
         # A Sequential would call what is put into it.
         found.update((path, None) for path in around[:1] if is_container(draft.get(path)))
@@ -196,8 +196,8 @@ def _reads(node: Node) -> bool:
 
 
 def _module_of(path: str, node: Node) -> str:
-    whole = f"{path}.{node.target}".lstrip(".")
-    return whole if node.op == "call_module" else whole.rpartition(".")[0]
+    whole = join_path(path, str(node.target))
+    return whole if node.op == "call_module" else parent_of(whole)
 
 
 def _changes(draft: Draft, paths: _Paths, path: str) -> Iterator[tuple[Node, str]]:
@@ -213,10 +213,10 @@ def _inside(paths: _Paths, level: str, target: str) -> str:
     Raises:
         TargetError: it would stand outside the level.
     """
-    whole, around = f"{level}.{target}".lstrip("."), paths.new(level)
+    whole, around = join_path(level, target), paths.new(level)
     new = paths.new(whole)
     if around and not new.startswith(f"{around}."):
-        old = next(path for path in (whole, *above(whole)) if path in paths.mapping)
+        old = next(path for path in (whole, *parents_of(whole)) if path in paths.mapping)
         goal = paths.mapping[old]
         raise TargetError(
             f"{literal(old)} cannot leave {literal(level)}, whose forward uses it",
@@ -232,7 +232,7 @@ def _move(draft: Draft, paths: _Paths, moved: Mapping[str, nn.Module]) -> None:
     for old in sorted(moved, key=len, reverse=True):
         parent, _, last = old.rpartition(".")
         draft.get(parent)._modules.pop(last, None)
-        for path in above(old):
+        for path in parents_of(old):
             left = draft.get(path) if path and draft.has(path) else None
             empty = type(left) is nn.Module and not (left._modules or left._parameters or left._buffers)
             if empty and not any(new.startswith(f"{paths.new(path)}.") for new in paths.mapping.values()):
@@ -245,12 +245,12 @@ def _move(draft: Draft, paths: _Paths, moved: Mapping[str, nn.Module]) -> None:
             at = ".".join(parts[:depth])
             if not draft.has(at):
                 made.add(at)
-                _register(draft, paths, new, at, nn.Module().train(draft.get(at.rpartition(".")[0]).training))
+                _register(draft, paths, new, at, nn.Module().train(draft.get(parent_of(at)).training))
         if not (draft.has(new) and draft.get(new) is module):  # under another name of its parent already
             _register(draft, paths, new, new, module)
-    for path in {at.rpartition(".")[0] for at in (*made, *paths.mapping.values())}:
+    for path in {parent_of(at) for at in (*made, *paths.mapping.values())}:
         held = draft.get(path)._modules
-        where = {n: _place(paths, order, made, f"{path}.{n}".lstrip("."), m) for n, m in held.items()}
+        where = {n: _place(paths, order, made, join_path(path, n), m) for n, m in held.items()}
         for name in sorted(held, key=where.__getitem__):
             held[name] = held.pop(name)
     draft._names = None  # what stands where is looked up anew
@@ -259,7 +259,7 @@ def _move(draft: Draft, paths: _Paths, moved: Mapping[str, nn.Module]) -> None:
 def _register(draft: Draft, paths: _Paths, new: str, path: str, module: nn.Module) -> None:
     owner, _, name = path.rpartition(".")
     if not draft.free(owner, name):
-        fresh = f"{owner}.{draft.fresh(owner, name)}".lstrip(".")
+        fresh = join_path(owner, draft.fresh(owner, name))
         raise NameClashError(
             f"{literal(path)} is already used in {owner or 'the root'}",
             found=f"{name!r} is {kind(getattr(draft.get(owner), name, None))}",
@@ -271,7 +271,7 @@ def _register(draft: Draft, paths: _Paths, new: str, path: str, module: nn.Modul
 def _registered(path: str, module: nn.Module) -> Iterator[str]:
     """Yield the paths of all that is registered, places that hold ``None`` included."""
     for name, child in module._modules.items():
-        here = f"{path}.{name}".lstrip(".")
+        here = join_path(path, name)
         yield here
         if child is not None:
             yield from _registered(here, child)

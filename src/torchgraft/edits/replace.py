@@ -22,7 +22,7 @@ from torchgraft.graph.layout_rules import SAME
 from torchgraft.graph.rewrites import Exchange, Redirect, Rewrite, Turn, later_users
 from torchgraft.graph.run import ModuleCall
 from torchgraft.select import Selector, Site, Target, outermost, parse
-from torchgraft.spec import shape_text
+from torchgraft.spec import drawn, shape_text
 from torchgraft.text import check_flags, spelled, write_error
 from torchgraft.transform import Transform
 
@@ -79,7 +79,8 @@ class Replace(Transform):
         if isinstance(self.new, OfOld):
             new, turned = self.new.make(old or nn.Identity(), site), False
         else:
-            fixed = self.new.fixed()
+            with drawn(draft.like.device):
+                fixed = self.new.fixed()
             spec = None if fixed is not None else place_for(draft, site, self.new)
             new = self.new.build(spec) if spec is not None else cast("nn.Module", fixed)
             turned = spec is not None and spec.channels_last and self.new.channels_first

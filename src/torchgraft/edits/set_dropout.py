@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from torchgraft.errors import AnalysisError, HeadError, TargetError, TraceError
 from torchgraft.graph.anchor import anchor_of
+from torchgraft.graph.code_of import codes_of
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.heads import find_heads
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.level import runs_graph
 from torchgraft.graph.names import Node
-from torchgraft.graph.residual import codes_of
 from torchgraft.graph.rewrites import Reargue
 from torchgraft.text import check_flags, spelled, wrong
 from torchgraft.transform import Transform

@@ -60,6 +60,7 @@ def transfer(
     example: Example | None = None,
     policy: str = "same_function",
     min_coverage: float = 0.5,
+    allow_contradicted: bool = False,
 ) -> nn.Module:
     """Return the target with the weights of a model that does the same and may be written otherwise.
 
@@ -69,11 +70,14 @@ def transfer(
         example: an input, where it cannot be guessed.
         policy: as for ``align``.
         min_coverage: share of the target's tensors that has to be filled.
+        allow_contradicted: fill also what sees other values in the target than in the source.
 
     Returns:
         A new model, as ``pipe`` gives it; ``load_report`` gives the account of it.
 
     Raises:
+        AlignmentError: layers of the target see other values than those of the source that
+            they stand for: the two do not do the same.
         CoverageError: less of the target is filled.
 
     Example:
@@ -81,7 +85,13 @@ def transfer(
         >>> transfer(source, target).weight.equal(source.weight)
         True
     """
-    step = load_weights(source, by="structure", policy=policy, min_coverage=min_coverage)
+    step = load_weights(
+        source,
+        by="structure",
+        policy=policy,
+        min_coverage=min_coverage,
+        allow_contradicted=allow_contradicted,
+    )
     return _filled(target, step, example=example)
 
 
@@ -93,6 +103,7 @@ def transfer_weights(
     exclude: Target | tuple[Target, ...] = (),
     min_coverage: float = 0.5,
     example: Example | None = None,
+    allow_contradicted: bool = False,
 ) -> nn.Module:
     """Return the target with the weights of another model, but for what is excluded.
 
@@ -102,11 +113,13 @@ def transfer_weights(
         exclude: what stays as it is in the target: targets, or paths and globs of tensors.
         min_coverage: share of the target's tensors, but those excluded, that has to be filled.
         example: an input, where it cannot be guessed.
+        allow_contradicted: as for ``transfer``.
 
     Returns:
         A new model, as ``pipe`` gives it; ``load_report`` gives the account of it.
 
     Raises:
+        AlignmentError: as for ``transfer``.
         CoverageError: less of the target is filled.
         TargetError: what is to be excluded is not there.
 
@@ -116,7 +129,13 @@ def transfer_weights(
         >>> load_report(transfer_weights(source, target, exclude="1")).excluded
         ('1.weight', '1.bias')
     """
-    step = load_weights(source, by="structure", exclude=exclude, min_coverage=min_coverage)
+    step = load_weights(
+        source,
+        by="structure",
+        exclude=exclude,
+        min_coverage=min_coverage,
+        allow_contradicted=allow_contradicted,
+    )
     return _filled(target, step, example=example)
 
 

@@ -41,7 +41,7 @@ def uses_of(draft: Draft, site: Site) -> list[Use]:
 
 
 def inplace(use: Use, module: nn.Module | None) -> bool:
-    """Tell whether a use writes into what it takes."""
+    """Return True if a use writes into what it takes."""
     return inplace_module(module) if module is not None else is_in_place(use.node)
 
 
@@ -78,7 +78,7 @@ def _place(draft: Draft, use: Use, block: Block) -> TensorSpec:
             found=f"a node of {use.owner or 'the root'}",
             write="a target that takes a value",
         )
-    taken = spec_of(draft, use.owner, source, needs_rank=block.needs_rank)
+    taken = spec_of(draft, use.owner, source, needs_rank=block.needs_rank, mixes=block.channels_first)
     if block.keeps_shape:
         return taken
     try:

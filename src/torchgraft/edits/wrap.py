@@ -20,7 +20,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge, after, around, called, exits, output, relative
 from torchgraft.graph.kinds import is_container
 from torchgraft.select import Selector, Site, Target, outermost, parse
-from torchgraft.select.pattern import matches
+from torchgraft.select.globs import matches
 from torchgraft.text import spelled
 from torchgraft.transform import Transform
 

@@ -66,7 +66,8 @@ def _module(module: nn.Module, seen: dict[int, int]) -> object:
     others = [
         (name, _tensor(value, seen) if isinstance(value, torch.Tensor) else seen.get(id(value), id(value)))
         for name, value in held.items()
-        if name not in STORES and (not _is_compared(value) or (name in HOOKS and value))
+        if name not in (*STORES, "reset_parameters")
+        and (not _is_compared(value) or (name in HOOKS and value))
     ]
     return type(module), module.training, tuple(tensors), tuple(children), tuple(others)
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from torchgraft.graph import proxy as px
 from torchgraft.graph.caches import empty_filled, empty_holding
-from torchgraft.graph.guard import guard, typed
+from torchgraft.graph.guard import guard, kind_name, typed
 from torchgraft.graph.whereabouts import NAMED, Lines, line_of_forward, traced_for
 
 
@@ -56,7 +56,7 @@ class Decider(fx.proxy.TracerBase):
             kind = torch.Tensor if isinstance(value, torch.Tensor) else type(value)
             if node.op == "placeholder" and node not in self._typed:
                 self._typed.add(node)
-                self.create_proxy("call_function", typed, (proxy, kind, str(node.target)), {})
+                self.create_proxy("call_function", typed, (proxy, kind_name(value), str(node.target)), {})
             return kind
         if isinstance(value, torch.Tensor) and read is not len:
             if read is hash:

@@ -38,6 +38,7 @@ from torchgraft.graph.settings import renew_children
 from torchgraft.graph.trace import Traced, trace_level
 from torchgraft.graph.tree import Tree
 from torchgraft.graph.verifying import check_level
+from torchgraft.paths import join_path, parent_of
 from torchgraft.text import class_name
 
 
@@ -116,7 +117,7 @@ class Draft(Tree):
         for name in self.names(module) or [path]:
             owner, known, here_stopped = name, len(found), None
             while owner:
-                owner = owner.rpartition(".")[0]
+                owner = parent_of(owner)
                 if not has_forward(self.get(owner)):
                     continue
                 if is_unit(self.get(owner)):
@@ -172,12 +173,13 @@ class Draft(Tree):
         self.rerun()
         return self.runs.of(module)
 
-    def value(self, owner: str, node: fx.Node) -> object:
+    def value(self, owner: str, node: fx.Node, *, again: bool = False) -> object:
         """Compute the value of a node on meta tensors, from what its level got.
 
         Args:
             owner: path of the level.
             node: the node.
+            again: compute it though it is known, for somebody who watches.
 
         Raises:
             AnalysisError: the model does not run on meta tensors, or never calls the level.
@@ -193,7 +195,7 @@ class Draft(Tree):
         for key, stale in list(self._stale.items()):  # a node may call a level that was edited since
             if stale is not level:
                 start_graph(self._stale.pop(key))
-        return node_value(node, calls[0], level, self._values.setdefault(node.graph, {}))
+        return node_value(node, calls[0], level, {} if again else self._values.setdefault(node.graph, {}))
 
     # Editing -----------------------------------------------------------------------------
 
@@ -280,10 +282,6 @@ class Draft(Tree):
         self.order()
         for level in self._dirty.values():
             check_names(level)
-        for module in self.root.modules():
-            if runs_graph(module):
-                first = state_of(module).patterns[0]
-                first.settings = renew_children(module, first.settings)
         self._compile()
         for parent in self.grown.values():
             if runs_graph(parent):
@@ -311,7 +309,7 @@ class Draft(Tree):
         for place in places:
             owner = place
             while owner:
-                owner = owner.rpartition(".")[0]
+                owner = parent_of(owner)
                 above = self.get(owner)
                 if not has_forward(above) or is_unit(above) or runs_graph(above):
                     continue
@@ -430,12 +428,12 @@ class Draft(Tree):
         found: list[tuple[str, str]] = []
         owner = path
         while owner:
-            owner = owner.rpartition(".")[0]
+            owner = parent_of(owner)
             prefix = f"{path[len(owner) :].lstrip('.')}."
             for graph in self.graphs(owner) if has_forward(self.get(owner)) else ():
                 nodes = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
                 below = [node for node in nodes if str(node.target).startswith(prefix)]
-                found += [(node.op, f"{owner}.{node.target}".lstrip(".")) for node in below]
+                found += [(node.op, join_path(owner, str(node.target))) for node in below]
         return found
 
     def runnable(self) -> nn.Module:
@@ -444,6 +442,10 @@ class Draft(Tree):
         return self.root
 
     def _compile(self) -> None:
+        for module in self.root.modules():
+            if runs_graph(module):
+                first = state_of(module).patterns[0]
+                first.settings = renew_children(module, first.settings)
         for level in self._dirty.values():
             start_graph(level)
 

@@ -13,6 +13,7 @@ from torchgraft.graph.anchor import anchor_of
 from torchgraft.graph.draft import Call, Draft
 from torchgraft.graph.kinds import has_forward
 from torchgraft.graph.rewrites import Insert
+from torchgraft.paths import join_path, parent_of
 from torchgraft.text import literal
 
 _BESIDE = "_torchgraft_beside"
@@ -45,7 +46,7 @@ class Edge:
         first = next(iter(self.users), None)
         if first is None or first.op == "output":
             return f"the output of {self.owner or 'the model'}"
-        return f"{self.owner}.{first.target if first.op == 'call_module' else first.name}".lstrip(".")
+        return join_path(self.owner, str(first.target if first.op == "call_module" else first.name))
 
 
 def after(owner: str, graph: fx.Graph, node: fx.Node) -> Edge:
@@ -165,7 +166,7 @@ def exits(draft: Draft, path: str) -> list[Edge]:
     """
     owner = path
     while owner:
-        owner = owner.rpartition(".")[0]
+        owner = parent_of(owner)
         prefix = relative(path, owner) + "."
         edges = []
         for graph in draft.graphs(owner) if has_forward(draft.get(owner)) else ():
@@ -179,7 +180,7 @@ def exits(draft: Draft, path: str) -> list[Edge]:
                 raise TargetError(
                     f"{len(edges)} values leave {path!r}, whose children are called one by one",
                     found=", ".join(sorted({str(edge.value.target) for edge in edges})[:6]),
-                    swap=(literal(path), literal(f"{owner}.{edges[-1].value.target}".lstrip("."))),
+                    swap=(literal(path), literal(join_path(owner, str(edges[-1].value.target)))),
                 )
             return edges
     raise TargetError(f"no forward calls {path!r} or anything in it", wrong=path, outside=path)

@@ -19,6 +19,7 @@ from torchgraft.graph.rewrites import MissingAnchorError, Rewrite
 from torchgraft.graph.runs import Runs, gives_tensors
 from torchgraft.graph.settings import ADDED, MISSING, read_setting, settings_hold
 from torchgraft.graph.trace import Traced, trace_level
+from torchgraft.paths import join_path
 from torchgraft.text import kind, literal
 
 EXAMPLE = "_torchgraft_example"
@@ -167,7 +168,7 @@ def _difference(level: nn.Module, first: Pattern, given: Arguments | None) -> st
     setting = settings_hold(level, first.settings)
     if setting is not None:
         now = read_setting(level, setting)
-        where = f"{setting.path}.{setting.name}".lstrip(".")
+        where = join_path(setting.path, setting.name)
         return f"{where} was {literal(setting.value)} and is now {'gone' if now is MISSING else literal(now)}"
     for path in sorted(first.inlined):
         if level.get_submodule(path).training is not level.training:

@@ -92,28 +92,29 @@ def are_counted(values: Sized, expected: int | tuple[str, ...]) -> bool:
 
 
 @fx.wrap
-def typed(value: object, expected: type, name: str) -> None:
+def typed(value: object, expected: str, name: str) -> None:
     """Raise when an argument is of another kind than one that the forward was traced with.
 
     Args:
         value: the argument of this call.
-        expected: ``torch.Tensor`` for any tensor, else the class of the argument at tracing.
+        expected: the kind of the argument at tracing, as ``kind_name`` tells it.
         name: name of the parameter.
 
     Raises:
         SpecialisedError: the argument is of another kind.
     """
-    if not is_typed(value, expected):
+    if kind_name(value) != expected:
         raise SpecialisedError(
-            f"this forward was traced with a {expected.__name__} for {name!r}",
+            f"this forward was traced with a {expected.rpartition('.')[2]} for {name!r}",
             found=f"{name} is a {type(value).__name__}",
             write=f"the edit with example={{..., {name!r}: <the value>}}",
         )
 
 
-def is_typed(value: object, expected: type) -> bool:
-    """Return True if an argument is of the kind that it had at tracing."""
-    return isinstance(value, torch.Tensor) if expected is torch.Tensor else type(value) is expected
+def kind_name(value: object) -> str:
+    """Name the kind of an argument: all tensors are of one."""
+    cls = torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 @fx.wrap

@@ -13,6 +13,7 @@ from torchgraft.graph.deep.record import Op, Record, Scope
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.kinds import has_forward, is_container
 from torchgraft.graph.tiers.trunk import ACTIVATIONS, MIXING
+from torchgraft.paths import join_path
 from torchgraft.text import class_name, literal
 
 
@@ -57,7 +58,7 @@ class Head:
         for path, op in self.behind if self.classes > 1 else ():
             # What flattens has its sizes from what it takes.
             if self.classes in _numbers(op.args) and not isinstance(draft.get(path), nn.Flatten):
-                yield f"{path}.{op.name}".lstrip(".")
+                yield join_path(path, op.name)
 
     def meets(self, other: Head) -> bool:
         """Return True if an operation behind it takes the values of another head too."""
@@ -152,7 +153,7 @@ def _last_in_row(draft: Draft, passed: tuple[type[nn.Module], ...]) -> Head | No
     path, node = "", _returned(draft, "", run=free)
     while isinstance(node, fx.Node):
         if node.op == "call_module":
-            inner = f"{path}.{node.target}".lstrip(".")
+            inner = join_path(path, str(node.target))
             module = draft.get(inner)
             if is_projection(module):
                 return Head(inner, module)  # type: ignore[arg-type]  # a projection

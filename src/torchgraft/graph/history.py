@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
+import torch
 from torch import nn
 
 from torchgraft.errors import TraceError
@@ -33,6 +34,27 @@ class Origin:
     sha256: str = ""
 
 
+@attrs.frozen(eq=False)
+class Deferred:
+    """What is still to be done to values, of a model that was edited without them.
+
+    It is shared by clones and not pickled: it holds steps as they are, whatever they hold.
+
+    Args:
+        base: the model before the first step, without values.
+        edits: of each pipe, what does it again; the state of the generator; the example.
+    """
+
+    base: nn.Module | None = None
+    edits: tuple[tuple[tuple[object, ...], torch.Tensor, Example | None], ...] = ()
+
+    def __deepcopy__(self, memo: object) -> Deferred:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Deferred, ()
+
+
 @attrs.frozen
 class History:
     """Tell what was done to a model.
@@ -46,6 +68,7 @@ class History:
         example: the input that was given for the first of them; edits may have changed what the
             model takes since.
         new: names of the tensors that they added, or put in the place of others.
+        deferred: what is still to be done to values.
     """
 
     origin: Origin | None = None
@@ -56,6 +79,7 @@ class History:
     unfollowed_error: TraceError | None = attrs.field(default=None, eq=False, repr=False)
     example: Example | None = attrs.field(default=None, eq=False, repr=False)
     new: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False)
+    deferred: Deferred = attrs.field(factory=Deferred, eq=False, repr=False)
 
     @classmethod
     def of(

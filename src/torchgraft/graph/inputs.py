@@ -57,7 +57,9 @@ def placeholders(tracer: Inputs, function: Callable[..., object]) -> tuple[list[
         settings.append((proxy, value, name))
         return value
 
-    for parameter in inspect.signature(function).parameters.values():
+    parameters = inspect.signature(function).parameters.values()
+    variable = any(p.kind in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY) for p in parameters)
+    for parameter in parameters:
         name, default, kind = parameter.name, parameter.default, parameter.kind
         stars = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
         known = given.get(name, {"*": (), "**": {}}.get(stars, default))
@@ -74,7 +76,8 @@ def placeholders(tracer: Inputs, function: Callable[..., object]) -> tuple[list[
             passed = pass_on(known, proxy, name)
             if passed is proxy and (default is None or args or kwargs):  # somebody may pass None
                 flowing.append(node)
-            if kind is parameter.KEYWORD_ONLY:
+            # What may be left out goes by its name: what is around a forward may set it too.
+            if kind is parameter.KEYWORD_ONLY or (default is not parameter.empty and not variable):
                 kwargs[name] = passed
             else:
                 args.append(passed)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from torchgraft.errors import AnalysisError, GraftError, LayoutError, TraceError
-from torchgraft.graph.deep.atoms import CHANNEL, Axes, size
+from torchgraft.graph.deep.atoms import BATCH, CHANNEL, Axes, size
 from torchgraft.graph.deep.axes import Layout, follow, layout_of
 from torchgraft.graph.deep.record import Ops, Record, Scopes
 from torchgraft.graph.draft import Draft
@@ -31,7 +31,9 @@ from torchgraft.spec import TensorSpec, layout_name
 _DEPTH = 400
 
 
-def spec_of(draft: Draft, owner: str, node: fx.Node, *, needs_rank: bool = False) -> TensorSpec:
+def spec_of(
+    draft: Draft, owner: str, node: fx.Node, *, needs_rank: bool = False, mixes: bool = False
+) -> TensorSpec:
     """Describe the value of a node.
 
     Args:
@@ -39,12 +41,13 @@ def spec_of(draft: Draft, owner: str, node: fx.Node, *, needs_rank: bool = False
         owner: path of the level with the node.
         node: the node.
         needs_rank: also find out the number of axes, which may need a run on meta tensors.
+        mixes: what it is for mixes places of a sample, so the first axis has to count samples.
 
     Returns:
         What is known of the value.
 
     Raises:
-        LayoutError: nothing on the way tells where the channels are.
+        LayoutError: nothing on the way tells where the channels are, or the batch is not first.
     """
     fact = _find(draft, owner, node)
     while fact is None and node.op == "call_module" and draft.is_added(f"{owner}.{node.target}".lstrip(".")):
@@ -53,6 +56,8 @@ def spec_of(draft: Draft, owner: str, node: fx.Node, *, needs_rank: bool = False
     rank = fact.rank if fact is not None else None
     if fact is None or (needs_rank and rank is None):
         rank = len(value_shape(draft, owner, node))
+    if mixes and (fact is None or not (fact.sure and fact.axis == 1)):
+        _check_batch(draft, owner, node)
     if fact is None:
         raise LayoutError(
             f"the axis of the channels of {node.name!r} in {owner or 'the root'} cannot be told",
@@ -67,6 +72,30 @@ def spec_of(draft: Draft, owner: str, node: fx.Node, *, needs_rank: bool = False
         told_by.dtype if told_by is not None else torch.get_default_dtype(),
         told_by.device if told_by is not None else torch.device("cpu"),
     )
+
+
+def _check_batch(draft: Draft, owner: str, node: fx.Node) -> None:
+    """Refuse a value whose first axis is not the batch: a block would mix its samples.
+
+    Raises:
+        LayoutError: the batch is another axis.
+    """
+    try:
+        axes = axes_of(draft, owner, node) or ()
+    except Exception:  # noqa: BLE001 - a part may fail on meta tensors in any way
+        return
+    if is_batch_behind(axes):
+        raise LayoutError(
+            f"the first axis of {node.name!r} in {owner or 'the root'} is not the batch",
+            found=" ".join("n" if any(a.kind == BATCH for a in axis) else str(size(axis)) for axis in axes),
+            write="a target outside, where the batch comes first; or layers made with batch_first=True",
+        )
+
+
+def is_batch_behind(axes: Axes) -> bool:
+    """Return True if samples are counted by an axis that is not the first."""
+    places = [i for i, axis in enumerate(axes) if any(atom.kind == BATCH for atom in axis)]
+    return bool(places) and 0 not in places
 
 
 def layout_at(draft: Draft, path: str) -> Layout | None:
@@ -85,7 +114,7 @@ def layout_at(draft: Draft, path: str) -> Layout | None:
             value = given_out[0][1]
             rank = len(record.shapes[value])
             told = layout_of(axes[value]) if value in axes else None
-            if told is not None or rank < 2:
+            if told is not None or rank < 2 or is_batch_behind(axes.get(value, ())):
                 return told
     try:
         call = draft.calls(path)[0]
@@ -151,7 +180,7 @@ def axes_of(draft: Draft, owner: str, node: fx.Node) -> Axes | None:
     numbers = [values.now(tensor) for tensor in tensors_in((passed[0].args, passed[0].kwargs))]
     held = {n: known[v] for n, v in zip(numbers, level.inputs, strict=False) if v in known}
     with Ops(scopes):
-        value = draft.value(owner, node)
+        value = draft.value(owner, node, again=True)
     if not isinstance(value, torch.Tensor):
         return None
     again = Record(tuple(values.shapes), tuple(values.ops), (), {}, tuple(numbers), ())

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from torch import fx
 from torch.nn import functional as F
 
+from torchgraft.paths import join_path
+
 Node = fx.Node
 
 
@@ -27,7 +29,7 @@ def names_in(graph: fx.Graph, owner: str) -> dict[str, fx.Node]:
         number = count.get(base, 0)
         count[base] = number + 1
         path = f"{base}_{number}" if number else base
-        named[f"{owner}.{path}".lstrip(".")] = node
+        named[join_path(owner, path)] = node
     return named
 
 

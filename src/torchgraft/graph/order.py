@@ -9,6 +9,7 @@ from torch import fx
 from torchgraft.errors import AnalysisError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.run import ModuleCall
+from torchgraft.paths import join_path
 
 Moment = tuple[float, int]
 """A tick on the clock of the run, then a place between two ticks."""
@@ -58,6 +59,6 @@ class Order:
         return NEVER, NEVER
 
     def _next(self, owner: str, node: fx.Node, after: int, until: int) -> ModuleCall | None:
-        module = self._draft.get(f"{owner}.{node.target}".lstrip("."))
+        module = self._draft.get(join_path(owner, str(node.target)))
         calls = [c for c in self._calls.get(id(module), []) if after < c.started and c.ended < until]
         return min(calls, key=lambda call: call.started, default=None)

@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dt
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType)
 _DEEPEST = 6
 _OF_LEVELS = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph())))
-_OF_MODULES = frozenset((*vars(nn.Module()), "_is_hf_initialized"))
+_OF_MODULES = frozenset((*vars(nn.Module()), "_is_hf_initialized", "reset_parameters"))
 _ABOUT = frozenset(("pretrained_cfg", "default_cfg", "name_or_path", "_name_or_path", "transformers_version"))
 """What libraries keep about weights and files, and no forward reads."""
 

@@ -1,32 +1,26 @@
-"""Find residual branches: what is added to a shortcut around it.
+"""Find residual branches in a recorded run: what is added to a shortcut around it.
 
-Nothing is read off names. Each level is a flow of values; its additions are looked at one
-by one, and levels are visited in the order in which they are called.
+Nothing is read off names. Each forward is a flow of values, with the calls of children as
+steps of it; its additions are looked at one by one.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import operator
-import types
 from collections import Counter
 from collections.abc import Iterator
 
 import attrs
-import torch
-from torch import fx, nn
+from torch import nn
 
-from torchgraft.errors import AnalysisError, TraceError
+from torchgraft.graph.anchor import anchor_of
+from torchgraft.graph.binding import bind_nodes
+from torchgraft.graph.deep.record import Op, Scope
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.edges import Edge
-from torchgraft.graph.flow import Flow
 from torchgraft.graph.kinds import is_container
 from torchgraft.graph.level import Level
-from torchgraft.graph.trace import trace_mode
-from torchgraft.graph.watch import own_operations
 
-_ADDS = frozenset((operator.add, operator.iadd, torch.add, "add", "add_"))
+_ADDS, _SCALES = ("add", "add_"), ("add", "add_", "mul", "mul_")
 
 
 @attrs.frozen(eq=False)
@@ -35,12 +29,14 @@ class Branch:
 
     Args:
         owner: path of the level whose forward adds it.
-        edges: from its end to the addition, one for each graph of the level that has it.
+        addition: the operation that does.
+        end: which of the values that are added it is.
         ending: the modules at its end, last one first, until one that mixes channels.
     """
 
     owner: str
-    edges: tuple[Edge, ...]
+    addition: Op
+    end: int
     ending: tuple[nn.Module, ...]
 
 
@@ -51,201 +47,182 @@ def residual_units(draft: Draft) -> list[list[Branch]]:
     is a branch from that value with more layers, and nothing between is used elsewhere. The
     layers of ``torch.nn`` are not searched.
 
-    Args:
-        draft: the model; it is only read.
-
     Returns:
         The branches by unit: those of one level together where levels of its class repeat
         (a transformer block has two), each one alone elsewhere.
 
     Raises:
-        TraceError: a forward that adds something cannot be followed.
+        AnalysisError: the model does not run on meta tensors.
     """
-    search = _Search(draft)
-    search.visit("")
-    kinds = {owner: _kind(draft.get(owner)) for owner, _ in search.found}
+    run = _Run(draft)
+    branches: list[Branch] = []
+    seen: set[int] = set()
+    for number, scope in enumerate(run.record.scopes):
+        module = draft.get(scope.path)
+        if id(module) not in seen and is_container(module):
+            branches += _Flow(run, number).branches()
+        seen.add(id(module))
+    kinds = {branch.owner: _kind(draft.get(branch.owner)) for branch in branches}
     alike = Counter(kinds.values())
     units: dict[object, list[Branch]] = {}
-    for (owner, place), (edges, ending) in search.found.items():
-        unit = owner if alike[kinds[owner]] > 1 else (owner, place)
-        units.setdefault(unit, []).append(Branch(owner, tuple(edges), ending))
+    for branch in sorted(branches, key=lambda branch: run.record.ops.index(branch.addition)):
+        unit = branch.owner if alike[kinds[branch.owner]] > 1 else branch
+        units.setdefault(unit, []).append(branch)
     return list(units.values())
 
 
-def codes_of(module: nn.Module) -> Iterator[types.CodeType]:
-    """Yield the code of a forward, and that of the methods and functions it names."""
-    seen: set[types.CodeType] = set()
-    waiting: list[tuple[types.CodeType, dict[str, object]]] = []
+def branch_edges(draft: Draft, branch: Branch) -> list[Edge]:
+    """Return the edges from the end of a branch to the addition, one for each graph of the level.
 
-    def named(value: object) -> None:
-        value = getattr(value, "__func__", value)
-        function = inspect.unwrap(value) if callable(value) else value
-        # A generated forward has no module.
-        if isinstance(function, types.FunctionType) and not str(function.__module__).startswith("torch."):
-            waiting.append((function.__code__, function.__globals__))
-            for cell in function.__closure__ or ():  # a generated forward may have one for each mode
-                named(cell.cell_contents)
-
-    named(vars(module).get("forward", type(module).forward))
-    while waiting:
-        code, names = waiting.pop()
-        if code in seen:
-            continue
-        seen.add(code)
-        yield code
-        waiting += [(inner, names) for inner in code.co_consts if isinstance(inner, types.CodeType)]
-        for name in code.co_names:
-            named(inspect.getattr_static(type(module), name, None))
-            named(names.get(name))
-
-
-class _Search:
-    """Visit the levels of a model in the order of their calls.
-
-    Args:
-        draft: the model.
+    Raises:
+        TraceError: the forward that adds it cannot be followed.
     """
+    graphs = draft.graphs(branch.owner)
+    bound = bind_nodes(draft, branch.owner, graphs[0], draft.runs.deep(), training=False)
+    at = anchor_of(next(node for node, ops, _ in bound if branch.addition in ops.values()))
+    nodes = [(graph, node) for graph in graphs for node in at.find(graph)]
+    return [Edge(branch.owner, g, node.all_input_nodes[branch.end], (node,)) for g, node in nodes]
+
+
+class _Run:
+    """A run, with the values that come from the input and those that come from parameters alone."""
 
     def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self._seen: set[int] = set()
-        self.found: dict[tuple[str, object], tuple[list[Edge], tuple[nn.Module, ...]]] = {}
-
-    def visit(self, path: str, caller: Flow | None = None, call: fx.Node | None = None) -> None:
-        """Look at a level and then at those it calls."""
-        module = self._draft.get(path)
-        if id(module) in self._seen or not is_container(module):
-            return
-        self._seen.add(id(module))
-        unfollowed: TraceError | None = None
-        try:
-            graphs = self._draft.graphs(path)
-        except TraceError as error:
-            unfollowed, graphs = error, self._in_training(path, module)
-            if not graphs:
-                self._children(path, module, error)
-        for graph in reversed(graphs):  # training first: that is when branches are dropped
-            flow = Flow(self._draft, path, graph, caller, call)
-            branches, lines = residual_edges(flow, path, graph), Counter[str]()
-            if branches and unfollowed is not None:
-                raise _may_add(path, module, unfollowed)
-            for node in graph.nodes:
-                if node.op == "call_module":
-                    self.visit(flow.path(node), flow, node)
-                elif node in branches:
-                    line = repr(node.meta.get("line"))
-                    edge, place = branches[node], (line, lines[line])
-                    lines[line] += 1
-                    ending = tuple(flow.ending(edge.value, edge.entry))
-                    self.found.setdefault((path, place), ([], ending))[0].append(edge)
-
-    def _in_training(self, path: str, module: nn.Module) -> tuple[fx.Graph, ...]:
-        """Follow a level in training mode alone; some write caches on themselves in evaluation."""
-        given = functools.partial(self._draft.runs.arguments, module)
-        try:
-            return (trace_mode(module, path, True, given, self._draft._passed(module, path)).graph,)
-        except TraceError:
-            return ()
-
-    def _children(self, path: str, module: nn.Module, error: TraceError) -> None:
-        """Visit what a level calls that cannot be followed, in the order of a run."""
-        ran = own_operations(self._draft, path)
-        if ran is None or not ran.isdisjoint(("add", "iadd")):
-            raise _may_add(path, module, error)
-        try:
-            calls = self._draft.runs.run(training=False).calls
-        except AnalysisError:
-            raise error from None  # nothing tells in which order it calls its children
-        for made in sorted(calls, key=lambda made: made.started):
-            if made.path and made.path.startswith(f"{path}." if path else ""):
-                self.visit(made.path)
+        self.draft = draft
+        self.record = draft.runs.deep()
+        parameters = {name for name, _ in draft.root.named_parameters(remove_duplicate=False)}
+        self.live = set(self.record.inputs)
+        self.learnt = {value for value, key in self.record.given.items() if key in parameters}
+        for op in self.record.ops:
+            if not self.live.isdisjoint(op.inputs):  # sizes alone do not depend on the input
+                self.live.update(
+                    () if op.name.startswith("new_") or op.name.endswith("_like") else op.outputs
+                )
+            elif not self.learnt.isdisjoint(op.inputs):
+                self.learnt.update(op.outputs)
 
 
-def _may_add(path: str, module: nn.Module, error: TraceError) -> TraceError:
-    return TraceError(
-        f"{path or 'the root'} ({type(module).__name__}) adds values, perhaps of residual branches, "
-        "and torch.fx cannot follow it",
-        module=path,
-        filename=error.filename,
-        lineno=error.lineno,
-        found=error.found,
-        write=error.write,
-    )
+class _Flow:
+    """The steps of one forward, in order, each with those that it takes values from."""
 
+    def __init__(self, run: _Run, number: int) -> None:
+        self._run = run
+        self._scope = run.record.scopes[number]
+        self._steps: list[Op | Scope | None] = []
+        self._taken: list[dict[int, int]] = []
+        self._starts: dict[int, tuple[int, int]] = {}
+        now = {value: self._add(None, {}) for value in self._scope.inputs if value in run.live}
+        first, last = self._scope.start, self._scope.end
+        waiting = [scope for scope in run.record.scopes if scope.parent == number][::-1]
+        for at, op in enumerate((*run.record.ops[first:last], None), first):
+            steps: list[Op | Scope] = []
+            while waiting and waiting[-1].start <= at:
+                steps.append(waiting.pop())
+            for step in (*steps, op) if op is not None and op.scope == number else steps:
+                given = step.outputs if isinstance(step, Op) else [value for _, value in step.outputs]
+                taken = {value: now[value] for value in step.inputs if value in now}
+                if taken and not run.live.isdisjoint(given):
+                    now.update(dict.fromkeys(given, self._add(step, taken)))
+        self.end = self._add(None, {value: now[value] for _, value in self._scope.outputs if value in now})
 
-def residual_edges(flow: Flow, owner: str, graph: fx.Graph) -> dict[fx.Node, Edge]:
-    """Return the residual additions of a graph, each with the edge from the end of its branch.
+    def _add(self, step: Op | Scope | None, taken: dict[int, int]) -> int:
+        self._steps.append(step)
+        self._taken.append(taken)
+        return len(self._steps) - 1
 
-    Args:
-        flow: the values of the graph.
-        owner: path of the level.
-        graph: the graph.
-    """
-    found: dict[fx.Node, Edge] = {}
-    known: dict[fx.Node, tuple[fx.Node, int]] = {}
-    for node in graph.nodes:
-        if node.op not in ("call_function", "call_method") or node.target not in _ADDS:
-            continue
-        one, other = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs.get("other")
-        if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
-            continue
-        if one not in flow.sources or other not in flow.sources:
-            continue
-        for shortcut, end in ((one, other), (other, one)):
-            start = _start(flow, known, node, shortcut, end)
-            if start is not None:
-                known[node] = start
-                found[node] = Edge(owner, graph, end, (node,), start[0])
-                break
-    return found
+    def branches(self) -> Iterator[Branch]:
+        """Yield the branches that are added to shortcuts."""
+        for number, op in enumerate(self._steps):
+            taken = list(self._taken[number].items())
+            if isinstance(op, Op) and op.name in _ADDS and len(taken) == 2:
+                for (_, shortcut), (value, end) in (taken, taken[::-1]):
+                    start = None if number in self._starts else self._start(number, shortcut, end)
+                    if start is not None:
+                        self._starts[number] = start
+                        ending = tuple(self.ending(end, start[0]))
+                        yield Branch(self._scope.path, op, op.inputs.index(value), ending)
 
+    def _start(self, addition: int, shortcut: int, end: int) -> tuple[int, int] | None:
+        """Return where a branch leaves its shortcut and the layers of the shortcut, if these are such."""
+        above = self._reach(end)
+        entry, layers = next((step for step in self._chain(shortcut) if step[0] in above), (end, 0))
+        if entry == end:
+            return None
+        near = self._reach(shortcut, entry) | self._reach(end, entry)
+        inside = {n for n in near if entry in self._reach(n)}
+        sum_ = {*inside, addition}
+        parts = {v for n in sum_ for v, source in self._taken[n].items() if source == entry}
+        others = (n for n in range(self.end + 1) if n not in sum_)
+        if len(parts) > 1 or any(not inside.isdisjoint(self._taken[n].values()) for n in others):
+            return None  # parts of a tuple are values of their own
+        outside = {source for n in sum_ for source in self._taken[n].values()} - sum_ - {entry}
+        origins = {n for n in self._reach(entry) if not self._taken[n]}
+        stream = {0} & origins or origins
+        # Conditions, such as masks and embeddings of places, may join a branch from outside.
+        if outside and (layers or any(stream & self._reach(n) for n in outside)):
+            return None
+        known = {entry: (0, 0)}
+        for n in sorted(inside):
+            before = [known[source] for source in self._taken[n].values() if source in known]
+            own = self._layers(n)
+            known[n] = min(b[0] for b in before) + own, max(b[1] for b in before) + own
+        shortest, longest = known[end]
+        # A way without layers would be a second shortcut, or the value under a gate.
+        return (entry, layers) if shortest and longest > layers else None
 
-def _start(
-    flow: Flow, known: dict[fx.Node, tuple[fx.Node, int]], addition: fx.Node, shortcut: fx.Node, end: fx.Node
-) -> tuple[fx.Node, int] | None:
-    """Return where a branch leaves its shortcut and the layers of the shortcut, if these are such."""
-    above = flow.above(end)
-    entry, steps = next((step for step in _chain(flow, known, shortcut) if step[0] in above), (end, 0))
-    if entry is end:
-        return None
-    inside = (flow.above(shortcut, entry) | flow.above(end, entry)) & flow.below(entry, addition)
-    sum_ = {*inside, addition}
-    if any(
-        n.target is operator.getitem and isinstance(n.args[1], int) for n in flow.users[entry] if n in sum_
-    ):
-        return None  # parts of a tuple are values of their own
-    if any(user not in sum_ for node in inside for user in flow.users[node]):
-        return None
-    outside = {n for node in sum_ for n in flow.sources[node]} - sum_ - {entry}
-    stream = flow.origins[entry]
-    if flow.stream in stream:
-        stream = frozenset((flow.stream,))
-    # Conditions, such as masks and embeddings of places, may join a branch from outside.
-    if outside and (steps or any(flow.origins[n] & stream for n in outside)):
-        return None
-    shortest, longest = flow.span(inside, entry, end)
-    # A way without layers would be a second shortcut, or the value under a gate.
-    return (entry, steps) if shortest and longest > steps else None
+    def _chain(self, step: int) -> Iterator[tuple[int, int]]:
+        """Yield a step and those that it takes its value from alone, with the layers passed on the way.
 
+        From a residual addition the way goes on along its shortcut.
+        """
+        layers = 0
+        while True:
+            yield step, layers
+            sources = set(self._taken[step].values())
+            if step in self._starts:
+                step, more = self._starts[step]
+                layers += more
+            elif len(sources) == 1:
+                layers += self._layers(step)
+                (step,) = sources
+            else:
+                return
 
-def _chain(
-    flow: Flow, known: dict[fx.Node, tuple[fx.Node, int]], node: fx.Node
-) -> Iterator[tuple[fx.Node, int]]:
-    """Yield a value and those that it is made from alone, with the layers passed on the way.
+    def _reach(self, step: int, stop: int = -1) -> set[int]:
+        """Return a step and all that it is made from, up to one that stops."""
+        found, waiting = set[int](), [step]
+        while waiting:
+            here = waiting.pop()
+            if here != stop and here not in found:
+                found.add(here)
+                waiting += self._taken[here].values()
+        return found
 
-    From a residual addition the way goes on along its shortcut.
-    """
-    steps = 0
-    while True:
-        yield node, steps
-        if node in known:
-            node, more = known[node]
-            steps += more
-        elif len(flow.sources[node]) == 1:
-            steps += flow.steps(node)
-            (node,) = flow.sources[node]
-        else:
-            return
+    def _layers(self, step: int) -> int:
+        """Count the layers with parameters that a step runs; scaling and shifting are none."""
+        here = self._steps[step]
+        if isinstance(here, Scope):
+            parts = self._run.draft.get(here.path).modules()
+            return sum(any(p is not None for p in part._parameters.values()) for part in parts)
+        return int(
+            here is not None and here.name not in _SCALES and not self._run.learnt.isdisjoint(here.inputs)
+        )
+
+    def ending(self, step: int, entry: int = -1) -> Iterator[nn.Module]:
+        """Yield the modules before a step, last one first, until one that mixes channels."""
+        while step != entry and len(sources := set(self._taken[step].values())) == 1:
+            here = self._steps[step]
+            if isinstance(here, Scope):
+                module = self._run.draft.get(here.path)
+                yield module
+                if is_container(module):
+                    inner = _Flow(self._run, self._run.record.scopes.index(here))
+                    yield from inner.ending(inner.end)
+                if any(sum(side > 1 for side in p.shape) > 1 for p in module.parameters()):
+                    return
+            elif self._layers(step):
+                return
+            (step,) = sources
 
 
 def _kind(module: nn.Module) -> type:

@@ -27,6 +27,7 @@ from torchgraft.graph.settings import Reads, Setting
 from torchgraft.graph.shadow import Shadows, mark
 from torchgraft.graph.watched import is_shadow
 from torchgraft.graph.whereabouts import cannot_follow
+from torchgraft.paths import join_path
 
 
 @attrs.frozen(eq=False)
@@ -195,7 +196,7 @@ class Tracer(Decider):
 
     def tensor(self, shadow: nn.Module, name: str, value: torch.Tensor) -> object:
         """Record the read of a parameter, a buffer or a plain tensor."""
-        return self._read(f"{mark(shadow).path}.{name}".lstrip("."), value)
+        return self._read(join_path(mark(shadow).path, name), value)
 
     def training(self, shadow: nn.Module) -> bool:
         """Note that the forward reads a mode."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from torchgraft.errors import NameClashError, OptionError, TargetError
@@ -26,6 +27,11 @@ class Tree:
         self.grown: dict[int, nn.Module] = {}
         """Modules that got a child, by their identity."""
         self._beside: dict[int, tuple[nn.Module, list[tuple[str, str]]]] = {}
+
+    @property
+    def like(self) -> torch.Tensor:
+        """The tensor whose dtype and device new modules take where no layer tells: the first parameter."""
+        return next((p for p in self.root.parameters() if p.is_floating_point()), torch.empty(0))
 
     def get(self, path: str) -> nn.Module:
         """Return the module at a path of the draft."""

@@ -166,15 +166,21 @@ def watch_object(value: object, note: Callable[[str, object], None]) -> object:
         return inner.get(name, found)
 
     def write(self: object, name: str, new: object) -> None:  # noqa: ARG001 - the signature is given
-        if held.get(name, MISSING) is not new:
+        if held.get(name, MISSING) is None and isinstance(new, (str, int, float)):
+            note(name, None)  # a default that is filled in as it is asked for: each time anew
+            inner[name] = new
+        elif held.get(name, MISSING) is not new:
             raise UnfollowableError(f"it writes {name!r} on a {cls.__name__}, which a graph would lose")
 
     body = {"__getattribute__": read, "__setattr__": write, "__module__": cls.__module__}
     try:
-        twin = cls.__new__(type.__new__(type(cls), cls.__name__, (cls,), body))
-    except TypeError:  # it cannot be made without arguments, or has no subclasses
+        kind = type.__new__(type(cls), cls.__name__, (cls,), body)
+        in_python = isinstance(cls.__new__, types.FunctionType) or cls.__new__ is object.__new__
+        twin = object.__new__(kind) if in_python else cls.__new__(kind)
+    except TypeError:  # it has no subclasses, or cannot be made without arguments
         return value
-    object.__getattribute__(twin, "__dict__").update(held)
+    for name, item in held.items():
+        object.__setattr__(twin, name, item)
     return twin
 
 

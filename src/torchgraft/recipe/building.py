@@ -13,7 +13,7 @@ from torchgraft.graph.checks import check_model
 from torchgraft.graph.history import Origin, history_of
 from torchgraft.recipe.reading import read_recipe
 from torchgraft.recipe.recipe import Recipe
-from torchgraft.recipe.written import read_back
+from torchgraft.recipe.written import read_back, remark
 from torchgraft.sources.get import get_model
 from torchgraft.sources.recognise import recognised
 from torchgraft.text import kind, literal, spelled
@@ -98,8 +98,8 @@ def recipe_of(model: nn.Module) -> Recipe:
         Recipe("torchvision/resnet18", options=(("num_classes", 5),), steps=(freeze("layer1"),))
     """
     check_model(model)
-    steps = steps_of(model)
     history = history_of(model)
+    steps = tuple(read_back(step, number) for number, step in enumerate(history.steps, 1))
     held = history.example
     if held is not None and not isinstance(held, torch.Tensor):
         raise RecipeError(
@@ -119,19 +119,22 @@ def recipe_of(model: nn.Module) -> Recipe:
     )
 
 
-def steps_of(model: nn.Module, *, filling: bool = True) -> tuple[Transform, ...]:
-    """Return what was done to a model, as far as it can be written.
+def steps_of(model: nn.Module) -> tuple[Transform, ...]:
+    """Return what was done to a model, as far as a file with its tensors needs it.
+
+    Steps that filled tensors out of memory are left out; of those that no text holds there is a remark.
 
     Args:
         model: the model; it is only read.
-        filling: also steps that filled tensors out of memory. They cannot be written, and are
-            not needed where the tensors are at hand.
-
-    Raises:
-        RecipeError: a step cannot be written; tells which.
     """
-    steps = enumerate(history_of(model).steps, 1)
-    return tuple(read_back(t, number) for number, t in steps if filling or not t.startswith(_FROM_MEMORY))
+    steps = [step for step in history_of(model).steps if not step.startswith(_FROM_MEMORY)]
+    made: list[Transform] = []
+    for number, step in enumerate(steps, 1):
+        try:
+            made.append(read_back(step, number))
+        except RecipeError:
+            made.append(remark(step))
+    return tuple(made)
 
 
 def example_of(recipe: Recipe) -> torch.Tensor | None:

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import cast
 
+import attrs
 from torch import nn
 from torch.nn import functional as F
 
+from torchgraft.blocks.block import Block
+from torchgraft.blocks.parse import Ready, is_layer, parse_block, required
 from torchgraft.blocks.registry import with_options
 from torchgraft.errors import GraftError, RecipeError
 from torchgraft.recipe import names
 from torchgraft.recipe.bounds import DEEPEST, check_bounds, excerpt
 from torchgraft.select import Selector
+from torchgraft.sources.skeleton import bounded_parts, skeleton
 from torchgraft.text import literal, near, spelled
 from torchgraft.transform import Transform
 
 _HOMES: Mapping[str, object] = {"nn": nn, "F": F}
 _REGISTERED = '@register_block("my_block") on what makes it, and "my_block" in the step'
 _LARGEST = 2**63
+_ROOM = 1 << 20
+"""Bytes that a layer may fill while its call is read, beside its parameters."""
 _BINARY: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.BitOr: operator.or_,
     ast.BitAnd: operator.and_,
@@ -39,7 +46,8 @@ def parse(text: str) -> Transform:
     """Read a transform back from what it prints.
 
     Known are the public transforms, selectors and blocks, module classes by their dotted
-    names, literals, and the operators of selectors and transforms.
+    names, calls of the layers of ``torch.nn`` with literals, literals, and the operators of
+    selectors and transforms.
 
     Args:
         text: such as ``'wrap("layer4", se(reduction=8)) >> swap_head(10)'``.
@@ -148,9 +156,12 @@ class _Reader:
             callee = getattr(self._selector(function.value, depth), function.attr)
         else:
             callee = None
+        layer = names.dotted(_dotted(function))
+        if isinstance(layer, type) and is_layer(layer):
+            return self._layer(function, layer, given, options)
         if callee is None or isinstance(callee, type):
-            layer = not (given or options) and names.dotted(_dotted(function))
-            write = self._with(self._call_of(function), _dotted(function)) if layer else _REGISTERED
+            plain = layer and not (given or options)
+            write = self._with(self._call_of(function), _dotted(function)) if plain else _REGISTERED
             raise self._wrong(function, "is not called in a step", write)
         loose = [v for v in (*given, *options.values()) if callable(v) and not _may_be_passed(v)]
         if loose and callee is not names.SELECTORS["op"]:
@@ -163,6 +174,22 @@ class _Reader:
             raise self._wrong(
                 function, f"is called wrongly: {error}", "the arguments of its docstring"
             ) from error
+
+    def _layer(self, function: ast.expr, cls: type, given: list[object], options: dict[str, object]) -> Block:
+        """Read the call of a layer of torch, which is made where it is put in."""
+        held = (*given, *options.values())
+        needed = ", ".join(f"<{name}>" for name in required(cls))
+        write = self._with(self._call_of(function), f"{_dotted(function)}({needed})")
+        if any(callable(v) or isinstance(v, (Block, Selector)) for v in held) or {"device", "dtype"} & {
+            *options
+        }:
+            raise self._wrong(function, "takes numbers, text and flags in a step", write)
+        make = functools.partial(cls, *given, **options)
+        try:
+            with bounded_parts():
+                return attrs.evolve(cast("Ready", parse_block(skeleton(make, limit=_ROOM))), make=make)
+        except TypeError as error:
+            raise self._wrong(function, f"is called wrongly: {error}", write) from error
 
     def _attribute(self, node: ast.Attribute, depth: int) -> object:
         path = _dotted(node)

@@ -23,7 +23,7 @@ from torchgraft.recipe.values import (
     weights_value,
 )
 from torchgraft.recipe.variables import escaped
-from torchgraft.recipe.written import to_plain
+from torchgraft.recipe.written import MARK, to_plain
 from torchgraft.recipe.yaml_text import write_yaml
 from torchgraft.text import call, spelled_class
 from torchgraft.transform import Transform
@@ -78,7 +78,7 @@ class Recipe:
         Raises:
             RecipeError: a step cannot be written as text.
         """
-        held = escaped(to_plain(self))
+        held = _with_base(escaped(to_plain(self)))
         return write_yaml({name: value for name, value in held.items() if value or name == "base"})
 
     def to_json(self) -> str:
@@ -90,7 +90,7 @@ class Recipe:
         Raises:
             RecipeError: a step cannot be written as text.
         """
-        return json.dumps(escaped(to_plain(self)), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(_with_base(escaped(to_plain(self))), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:
@@ -142,6 +142,11 @@ class Recipe:
 
     def __repr__(self) -> str:
         return call("Recipe", self)
+
+
+def _with_base(held: dict[str, object]) -> dict[str, object]:
+    """Say in the place of a base that it is not known."""
+    return {**held, "base": held["base"] or f"{MARK}no source knows the model that the steps were done to"}
 
 
 def recipe_of_entry(

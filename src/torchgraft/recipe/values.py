@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from torchgraft.errors import GraftError, RecipeError
 from torchgraft.recipe.bounds import excerpt
 from torchgraft.recipe.reader import parse
+from torchgraft.recipe.written import MARK, remark
 from torchgraft.text import kind, literal
 from torchgraft.transform import Transform
 
@@ -28,6 +29,8 @@ def base_value(value: object) -> str:
     Raises:
         RecipeError: it is no name.
     """
+    if isinstance(value, str) and value.startswith(MARK.strip()):
+        return ""  # a remark
     if not isinstance(value, str) or len(value) > _LONGEST or not value.isprintable():
         raise RecipeError("base is the name of a model", found=_said(value), write='"torchvision/resnet50"')
     return value
@@ -149,7 +152,7 @@ def step_value(step: object, number: int) -> tuple[Transform, ...]:
     if not isinstance(step, str):
         raise RecipeError("a step is a transform, or its text", found=_said(step), write='wrap("layer4", se)')
     try:
-        return parse(step).steps()
+        return (remark(step),) if step.startswith(MARK.strip()) else parse(step).steps()
     except GraftError as error:
         error.add_note(f"while reading step {number}: {excerpt(step)}")
         raise

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from torchgraft.errors import GraftError, RecipeError
+from torchgraft.graph.draft import Draft
 from torchgraft.recipe.bounds import excerpt
 from torchgraft.recipe.reader import parse
 from torchgraft.recipe.sheet import VERSION
@@ -13,6 +16,8 @@ from torchgraft.transform import Transform
 if TYPE_CHECKING:
     from torchgraft.recipe.recipe import Recipe
 
+MARK = "# "
+"""How a step begins in a file that it could not be written to."""
 _REGISTERED = '@register_block("my_block") on what makes the module, and "my_block" in the step'
 _HELD = (
     ("edit(", "it holds a function of the draft", "a transform of torchgraft in its place"),
@@ -63,9 +68,33 @@ def written(step: Transform, number: int) -> str:
         RecipeError: what is read back from its text is not the same step.
     """
     said = repr(step)
+    if isinstance(step, Remark):
+        return said
     if read_back(said, number) != step:
         raise unwritable(said, number, "its text is read as another step")
     return said
+
+
+@attrs.frozen(repr=False)
+class Remark(Transform):
+    """A step of which a file has nothing but a remark, as no text says all that there is to it.
+
+    Args:
+        text: what it printed.
+    """
+
+    text: str
+
+    def _edit(self, draft: Draft) -> None:  # noqa: ARG002 - nothing can be done
+        raise unwritable(self.text, 0, "the file has a remark in its place")
+
+    def __repr__(self) -> str:
+        return MARK + self.text
+
+
+def remark(said: str) -> Remark:
+    """Keep what a step printed, in short."""
+    return Remark(excerpt(said.removeprefix(MARK.strip()).strip()))
 
 
 def read_back(said: str, number: int) -> Transform:
@@ -88,7 +117,10 @@ def unwritable(said: str, number: int, why: str) -> RecipeError:
             break
     else:
         write = _REGISTERED
-    return RecipeError(f"step {number} cannot be written", asked=excerpt(said), found=why, write=write)
+    what = (
+        f"step {number} cannot be written" if number else "a step was not written, so it cannot be done again"
+    )
+    return RecipeError(what, asked=excerpt(said), found=why, write=write)
 
 
 def _listed(value: object) -> object:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
 from torchgraft.graph.draft import Draft
-from torchgraft.select.region import above
+from torchgraft.paths import join_path, parents_of
 from torchgraft.select.site import Site
 from torchgraft.text import columns, plural
 
 _LONGEST = 60
+_DEEP = 40
+"""Rows of a tree that is drawn as deep as it can be read."""
+
+_DEEPEST = 40
+"""Levels of a tree; names come from files."""
+
 _MARK = ">"
+
+Row = tuple[str, str, str]
+"""Mark and indented name, class and how many are alike, what else is said."""
 
 
 @attrs.frozen
@@ -26,11 +36,11 @@ class Line:
     under: tuple[Line, ...]
 
     def like(self) -> object:
-        """What has to be equal for two lines to be drawn as one."""
+        """Return what has to be equal for two lines to be drawn as one."""
         return self.mark, self.kind, self.shapes, [(u.names, u.like()) for u in self.under]
 
 
-def drawn(draft: Draft, sites: Sequence[Site]) -> list[str]:
+def draw_sites(draft: Draft, sites: Sequence[Site]) -> list[str]:
     """Draw the tree around some sites.
 
     Lines of the sites are marked, with their shapes at the right; what holds none of them
@@ -43,38 +53,34 @@ def drawn(draft: Draft, sites: Sequence[Site]) -> list[str]:
     Returns:
         The lines.
     """
-    shown = {path for site in sites for path in (site.path, *above(site.path))}
-    shown.update(
-        path for site in sites if site.owner is not None for path in (site.owner, *above(site.owner))
-    )
+    meant = {path for site in sites for path in (site.path, site.owner) if path is not None}
+    shown = {around for path in meant for around in (path, *parents_of(path))}
     marked = {site.path: site for site in sites}
-    rows = list(lines_of(_under(draft, "", shown, marked), 1))
-    if len(rows) > _LONGEST:
-        rows = [*rows[:_LONGEST], ("", f"  ... {len(rows) - _LONGEST} more lines; .paths lists all", "", "")]
-    return columns([(m + t, k, s) for m, t, k, s in rows]).splitlines()
+    rows = rows_of(_lines_under(draft, "", shown, marked))
+    return draw_rows(rows, "  ... {}; .paths lists all").splitlines()
 
 
-def _under(draft: Draft, path: str, shown: set[str], marked: dict[str, Site]) -> tuple[Line, ...]:
+def _lines_under(draft: Draft, path: str, shown: set[str], marked: dict[str, Site]) -> tuple[Line, ...]:
     lines = []
     for name, module in draft.get(path)._modules.items():
         if module is None:
             continue
-        child = f"{path}.{name}".lstrip(".")
+        child = join_path(path, name)
         site = marked.get(child)
         if child not in shown:
             lines.append(Line((name,), "", "", "", ()))
         else:
-            under = _under(draft, child, shown, marked)
+            under = _lines_under(draft, child, shown, marked)
             shapes = site.shapes() if site else ""
             lines.append(Line((name,), _MARK if site else "", type(module).__name__, shapes, under))
     for site in marked.values():
         if site.owner == path:
             short = site.path[len(path) :].lstrip(".")
             lines.append(Line((short,), _MARK, site.kind, site.shapes(), ()))
-    return joined(lines)
+    return join_alike(lines)
 
 
-def joined(lines: Sequence[Line]) -> tuple[Line, ...]:
+def join_alike(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Make one line of neighbours that are alike."""
     found: list[Line] = []
     for line in lines:
@@ -85,15 +91,60 @@ def joined(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def lines_of(lines: tuple[Line, ...], depth: int, deepest: int = 99) -> list[tuple[str, str, str, str]]:
-    """Write lines and those under them as rows: mark, indented name, class and how many are alike, shapes."""
+def lines_by_path(said: Mapping[str, tuple[str, str]]) -> tuple[Line, ...]:
+    """Make a tree of lines: class and the rest by path; what is around a path alone has its name alone."""
+    tree: dict[str, Any] = {}
+    for path in said:
+        held = tree
+        for part in path.split(".", _DEEPEST):
+            held = held.setdefault(part, {})
+
+    def grow(held: dict[str, Any], around: str) -> tuple[Line, ...]:
+        paths = {name: f"{around}{name}" for name in held}
+        below = {name: grow(held[name], f"{path}.") for name, path in paths.items()}
+        return join_alike([Line((n,), "", *said.get(path, ("", "")), below[n]) for n, path in paths.items()])
+
+    return grow(tree, "")
+
+
+def rows_of(lines: tuple[Line, ...], deepest: int = 99, depth: int = 1) -> list[Row]:
+    """Write lines, and those under them down to some depth, as rows."""
     rows = []
     for line in lines:
         text = line.names[0] if len(line.names) == 1 else f"{line.names[0]} ... {line.names[-1]}"
         alike = line.kind if len(line.names) == 1 else f"{line.kind}, {len(line.names)} alike".lstrip(", ")
         if not line.kind:
             alike = "" if len(line.names) == 1 else plural(len(line.names), "module")
-        rows.append((f"{line.mark:<2}", "  " * (depth - 1) + text, alike, line.shapes))
+        rows.append((f"{line.mark:<2}" + "  " * (depth - 1) + text, alike, line.shapes))
         if depth < deepest:
-            rows += lines_of(line.under, depth + 1, deepest)
+            rows += rows_of(line.under, deepest, depth + 1)
     return rows
+
+
+def draw_rows(rows: Sequence[Row], rest: str) -> str:
+    """Write rows in columns; of very many the first, and how many more there are.
+
+    Args:
+        rows: the rows.
+        rest: the line for the others, with ``{}`` for how many lines these are.
+    """
+    drawn, more = columns(rows[:_LONGEST]), len(rows) - _LONGEST
+    return f"{drawn}\n{rest.format(plural(more, 'more line'))}" if more > 0 else drawn
+
+
+def draw_as_deep(lines: tuple[Line, ...], rest: str, *, every: bool = False) -> str:
+    """Write lines and those under them as deep as they can be read.
+
+    Args:
+        lines: the lines.
+        rest: how to see what is deeper.
+        every: as deep as it goes, however long that is.
+    """
+    whole, deepest = len(rows_of(lines)), 1
+    rows = rows_of(lines, deepest)
+    while len(rows) < whole:
+        deeper = rows_of(lines, deepest + 1)
+        if len(deeper) > _DEEP and not every:
+            break
+        rows, deepest = deeper, deepest + 1
+    return columns(rows) if len(rows) == whole else f"{columns(rows)}\n  ... deeper: {rest}"

@@ -34,7 +34,7 @@ class Query:
         """When the parts of the model run."""
         return Order(self.draft)
 
-    def checked(self, sites: list[Site], summary: str, said: str, part: str) -> list[Site]:
+    def require(self, sites: list[Site], summary: str, said: str, part: str) -> list[Site]:
         """Return the sites.
 
         Args:
@@ -65,5 +65,5 @@ class Query:
         return sorted(sites, key=lambda site: self.span(site)[0])
 
     def in_scope(self, path: str) -> bool:
-        """Tell whether a path stands under one of those to look under."""
+        """Return True if a path stands under one of those to look under."""
         return any(not top or path == top or path.startswith(f"{top}.") for top in self.scope)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torchgraft.graph.draft import Draft
+from torchgraft.paths import join_path, parents_of
 from torchgraft.select.site import Site
 
 
@@ -24,7 +25,7 @@ class Region:
         self._above: set[str] = set()
         for site in sites:
             for path in _paths(site):
-                self._above.update(above(path))
+                self._above.update(parents_of(path))
             if site.is_module:
                 self._modules.update(_paths(site))
             else:
@@ -36,29 +37,22 @@ class Region:
     def _share(self, draft: Draft | None) -> None:
         """Take in the other names of modules that stand under several, where one of them is meant."""
         for names in draft.shared() if draft is not None else ():
-            if any(p in self._modules for name in names for p in (name, *above(name))):
+            if any(p in self._modules for name in names for p in (name, *parents_of(name))):
                 self._modules.update(names)
-                self._above.update(p for name in names for p in above(name))
+                self._above.update(p for name in names for p in parents_of(name))
 
     def covers(self, site: Site) -> bool:
-        """Tell whether a site is one of them or stands inside one."""
+        """Return True if a site is one of them or stands inside one."""
         if any(id(node) in self._nodes for node in site.nodes):
             return True
         paths = set(_paths(site))
         if not site.is_module:
-            paths = {site.owner or "", *_called(site)}
-        return any(p in self._modules for path in paths for p in (path, *above(path)))
+            paths = {site.owner or "", *_called_paths(site)}
+        return any(p in self._modules for path in paths for p in (path, *parents_of(path)))
 
     def splits(self, site: Site) -> bool:
-        """Tell whether one of them stands inside a site."""
+        """Return True if one of them stands inside a site."""
         return site.is_module and any(path in self._above for path in _paths(site))
-
-
-def above(path: str) -> Iterator[str]:
-    """Yield the paths around a path, the root last."""
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
 
 
 def without(sites: Sequence[Site], region: Region, *, own: bool) -> list[Site]:
@@ -100,7 +94,7 @@ def within(sites: Sequence[Site], region: Region) -> list[Site]:
 
 def children(draft: Draft, path: str) -> list[Site]:
     """Return the modules registered directly in one, a shared one once."""
-    return [Site(f"{path}.{name}".lstrip("."), draft) for name, _ in draft.get(path).named_children()]
+    return [Site(join_path(path, name), draft) for name, _ in draft.get(path).named_children()]
 
 
 def outermost(sites: Sequence[Site]) -> list[Site]:
@@ -109,13 +103,15 @@ def outermost(sites: Sequence[Site]) -> list[Site]:
     return [
         site
         for site in sites
-        if not any(p in paths for p in above(site.path)) and (site.is_module or site.owner not in paths)
+        if not any(p in paths for p in parents_of(site.path)) and (site.is_module or site.owner not in paths)
     ]
 
 
 def innermost(sites: Sequence[Site]) -> list[Site]:
     """Drop the sites that hold another one of them."""
-    around = {p for site in sites for p in (*above(site.path), *([] if site.is_module else [site.owner]))}
+    around = {
+        p for site in sites for p in (*parents_of(site.path), *([] if site.is_module else [site.owner]))
+    }
     return [site for site in sites if site.path not in around]
 
 
@@ -125,6 +121,6 @@ def _paths(site: Site) -> list[str]:
     return site.draft.names(site.draft.get(site.path)) or [site.path]
 
 
-def _called(site: Site) -> list[str]:
+def _called_paths(site: Site) -> list[str]:
     module = site.module
     return [] if module is None else site.draft.names(module)

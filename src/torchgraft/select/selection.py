@@ -8,9 +8,9 @@ import attrs
 
 from torchgraft.errors import AnalysisError
 from torchgraft.graph.draft import Draft
-from torchgraft.select.drawing import drawn
+from torchgraft.select.drawing import draw_sites
 from torchgraft.select.site import Site
-from torchgraft.text import columns, plural
+from torchgraft.text import columns, plural, some
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -47,9 +47,7 @@ class Selection:
         """Write a line for each site: path, class or operation, shapes, layout, call sites."""
         rows = [("path", "kind", "shapes", "layout", "called at")]
         for site in self.sites:
-            calls = site.calls
-            more = f" and {len(calls) - 3} more" if len(calls) > 3 else ""
-            called = ", ".join(calls[:3]) + more or "nowhere"
+            called = some(site.calls, 3) or "nowhere"
             rows.append((site.path, site.kind, site.shapes(), site.layout or "", called))
         return columns(rows)
 
@@ -58,4 +56,4 @@ class Selection:
         lines = [f"{self.asked} on {name}: {plural(len(self), 'site')}"]
         if self.unknown is not None:
             lines.append(f"in the order of registration, as {self.unknown.summary}")
-        return "\n".join([*lines, *drawn(self.draft, self.sites)])
+        return "\n".join([*lines, *draw_sites(self.draft, self.sites)])

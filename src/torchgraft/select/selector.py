@@ -158,7 +158,7 @@ class Selector:
 
     def exactly(self, count: int) -> Selector:
         """Ask for a number of matches."""
-        return Derived(self, steps.Exactly(steps.counted(count)))
+        return Derived(self, steps.Exactly(steps.check_count(count)))
 
     def maybe(self) -> Selector:
         """Let it match nothing."""
@@ -174,7 +174,7 @@ class Selector:
 
     def _checked(self, query: Query, found: list[Site], summary: str) -> list[Site]:
         """Return the sites, which are to be some."""
-        return query.checked(found, summary, self.written(), self._in(_ATOM))
+        return query.require(found, summary, self.written(), self._in(_ATOM))
 
     def _in(self, binding: int) -> str:
         return repr(self) if self.binding >= binding else f"({self!r})"
@@ -289,6 +289,6 @@ def union(*parts: Selector) -> Selector:
 
 
 def _parsed(target: object) -> Selector:
-    from torchgraft.select.atoms import parse  # noqa: PLC0415 - atoms are selectors themselves
+    from torchgraft.select.targets import parse  # noqa: PLC0415 - targets are selectors themselves
 
     return parse(target)

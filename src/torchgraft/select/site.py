@@ -11,6 +11,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.layout import layout_at, spec_of
 from torchgraft.graph.nodes import Node, canonical, name_of
 from torchgraft.graph.proxy import tensors_in
+from torchgraft.paths import join_path
 from torchgraft.spec import layout_name
 
 
@@ -34,7 +35,7 @@ class Site:
 
     @property
     def is_module(self) -> bool:
-        """Tell whether the site is a module with all its call sites."""
+        """Return True if the site is a module with all its call sites."""
         return self.owner is None
 
     @property
@@ -50,7 +51,7 @@ class Site:
         node = self.nodes[0]
         if node.op != "call_module":
             return None
-        return self.draft.get(f"{self.owner}.{node.target}".lstrip("."))
+        return self.draft.get(join_path(self.owner or "", str(node.target)))
 
     @property
     def cls(self) -> type[nn.Module] | None:

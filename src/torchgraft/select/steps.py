@@ -13,7 +13,7 @@ from torchgraft.graph.order import NEVER
 from torchgraft.select.query import Query
 from torchgraft.select.region import Region, innermost
 from torchgraft.select.site import Site
-from torchgraft.text import function_name, kind, literal, near, plural
+from torchgraft.text import function_name, kind, literal, near, plural, some
 
 
 class Answers(Protocol):
@@ -173,10 +173,9 @@ class Exactly:
         """
         sites = source.answer(attrs.evolve(query, strict=query.strict and self.count > 0))
         if len(sites) != self.count:
-            shown = ", ".join(site.path for site in sites[:4])
             raise TargetError(
                 f"{source.written()} matches {len(sites)} times, not {self.count}",
-                found=shown + (f" and {len(sites) - 4} more" if len(sites) > 4 else ""),
+                found=some([site.path for site in sites]),
                 near=[site.path for site in sites],
                 swap=(f".{self.written()}", ".first" if self.count == 1 else f".exactly({len(sites)})"),
             )
@@ -260,7 +259,7 @@ def positions(given: tuple[object, ...]) -> tuple[int, ...]:
     return tuple(p for p in given if isinstance(p, int))
 
 
-def counted(count: object) -> int:
+def check_count(count: object) -> int:
     """Check a count.
 
     Raises:

@@ -9,14 +9,11 @@ from torch import nn
 
 from torchgraft.graph.checks import check_model
 from torchgraft.graph.probe import Example
-from torchgraft.show.difference.effort import efforts
-from torchgraft.show.difference.facts import Reading, Side
-from torchgraft.show.difference.page import page
-from torchgraft.show.difference.pairing import Pairs
-from torchgraft.show.difference.plain import plain
-from torchgraft.show.difference.tensors import TensorDiff, tensor_diffs
-from torchgraft.show.difference.tree import ModuleDiff, tree_of
-from torchgraft.show.difference.words import words
+from torchgraft.show.difference.costs import measure_costs
+from torchgraft.show.difference.overlay import ModuleDiff, TensorDiff, compare_models
+from torchgraft.show.difference.page import make_page
+from torchgraft.show.difference.snapshot import Side, Snapshot
+from torchgraft.show.difference.view import print_diff
 from torchgraft.text import spelled
 
 
@@ -38,7 +35,7 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Tell whether there is no difference: neither in structure nor in values, modes or dtypes."""
+        """Whether there is no difference: neither in structure nor in values, modes or dtypes."""
         return not (self.tree.touched or self.tree.spread or self.tensors)
 
     @property
@@ -72,7 +69,17 @@ class Diff:
             each with ``before``, ``after`` (the fields of ``TensorLook`` or null), ``values`` and
             ``changed``.
         """
-        return json.dumps(plain(self.same, (self.before, self.after), self.tree, self.tensors), indent=1)
+        fields = attrs.fields(ModuleDiff)
+        alone = attrs.filters.exclude(fields.under, fields.touched)
+        modules = [module for module in self.tree.walk() if module.status != "same" or module.spread]
+        plain = {
+            "same": self.same,
+            "before": attrs.asdict(self.before),
+            "after": attrs.asdict(self.after),
+            "modules": [attrs.asdict(module, filter=alone) for module in modules],
+            "tensors": [attrs.asdict(tensor) for tensor in self.tensors],
+        }
+        return json.dumps(plain, indent=1)
 
     def to_html(self) -> str:
         """Write it as one page that needs nothing else: the two trees side by side.
@@ -80,10 +87,10 @@ class Diff:
         Returns:
             The page; every name in it is escaped.
         """
-        return page((self.before, self.after), self.tree, self.tensors)
+        return make_page(self.before, self.after, self.tree, self.tensors)
 
     def __str__(self) -> str:
-        return words(self.same, (self.before, self.after), self.tree, self.tensors)
+        return print_diff(self.before, self.after, self.tree, self.tensors)
 
     __repr__ = __str__
 
@@ -125,8 +132,6 @@ def diff(before: nn.Module, after: nn.Module, *, example: Example | None = None)
     """
     for model in (before, after):
         check_model(model, "diff")
-    was, now = (Reading(m, e) for m, e in zip((before, after), efforts(before, after, example), strict=True))
-    pairs = Pairs(was, now)
-    tensors = tensor_diffs(was, now, pairs)
-    differing = tuple(t for t in tensors.values() if t.changed or t.before is None or t.after is None)
-    return Diff(was.side(), now.side(), tree_of(was, now, pairs, tensors), differing)
+    costs = measure_costs(before, after, example)
+    was, now = (Snapshot(model, cost) for model, cost in zip((before, after), costs, strict=True))
+    return Diff(was.side(), now.side(), *compare_models(was, now))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from torchgraft.explanation import Explanation, explained
+from torchgraft.explanation import Explanation, explain_model
 from torchgraft.graph.checks import check_model
 
 
@@ -31,4 +31,4 @@ def explain(model: nn.Module) -> Explanation:
           frozen     2 tensors
     """
     check_model(model)
-    return explained(model)
+    return explain_model(model)

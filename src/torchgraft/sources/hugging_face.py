@@ -16,6 +16,7 @@ from torch import nn
 
 from torchgraft.alignment.files.strict_json import decoded
 from torchgraft.errors import SourceError
+from torchgraft.paths import join_path, last_of
 from torchgraft.sources.hugging_face_sizes import check_sizes
 from torchgraft.text import kind, literal, near
 
@@ -160,7 +161,7 @@ def _check_here(name: str, value: object, path: str = "") -> None:
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_here(name, item, f"{path}.{key}".lstrip("."))
+            _check_here(name, item, join_path(path, key))
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check_here(name, item, path)
@@ -189,7 +190,7 @@ def _check_classes(name: str, config: Mapping[str, object]) -> None:
 
 def _leads_away(path: str, value: str) -> bool:
     """Tell whether a text names a model, a kernel or a file somewhere else."""
-    key = path.rpartition(".")[2]
+    key = last_of(path)
     if key in ("architecture", "backbone"):  # a model of timm, which can be any with its server before it
         return ":" in value
     return key == "checkpoint_path" or ("implementation" in path and "/" in value)

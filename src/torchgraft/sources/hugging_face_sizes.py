@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torchgraft.errors import SourceError
+from torchgraft.paths import join_path
 from torchgraft.text import literal
 
 _MOST = 1_000_000
@@ -44,7 +45,7 @@ def _numbers(path: str, value: object, usual: object) -> Iterator[tuple[str, int
     if isinstance(value, Mapping):
         known = usual if isinstance(usual, Mapping) and "model_type" not in value else _usual(value)
         for key, item in value.items():
-            yield from _numbers(f"{path}.{key}".lstrip("."), item, known.get(key))
+            yield from _numbers(join_path(path, key), item, known.get(key))
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _numbers(path, item, usual)

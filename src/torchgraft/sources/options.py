@@ -9,7 +9,7 @@ import attrs
 
 from torchgraft.errors import GraftError, OptionError, SourceError
 from torchgraft.sources.source import Found
-from torchgraft.text import literal, near
+from torchgraft.text import literal, near, some
 
 _INSTEAD = {
     "drop_path": ("drop_path_rate", "stochastic_depth_prob"),
@@ -128,8 +128,7 @@ def _unknown(found: Found, options: Mapping[str, object], name: str, known: list
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return (", ".join(names[:_MOST]) or "no options") + more
+    return some(names, _MOST) or "no options"
 
 
 def _transform(name: str, value: object) -> str:

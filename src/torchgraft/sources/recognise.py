@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import math
 import sys
@@ -9,16 +11,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import attrs
+import torch
 from torch import nn
 from torchvision import models
 
+from torchgraft.alignment.load.tensors import tensors_of
 from torchgraft.errors import GraftError
 from torchgraft.graph.history import History, Origin, history_of
 from torchgraft.graph.level import Level
 from torchgraft.graph.outline import Outline, outline_of
 from torchgraft.graph.portrait import portrait
-from torchgraft.sources.get import skeleton_of
+from torchgraft.sources.find import resolve
+from torchgraft.sources.get import get_model, skeleton_of
+from torchgraft.sources.torchvision import TORCHVISION
 from torchgraft.sources.torchvision_weights import TorchvisionWeights
+from torchgraft.sources.weights import labels_of, weights_of
 
 Replay = Callable[[nn.Module], nn.Module]
 
@@ -29,8 +36,9 @@ _MOST = 4
 def recognised(model: nn.Module, replay: Replay) -> Origin | None:
     """Tell which model of a source a model was before anything was done to it.
 
-    What its history says is tried, or its configuration, or what torchvision builds of its
-    class. It is believed only where the model of the source becomes this one again.
+    Its configuration is tried, or what torchvision builds of its class, with the options that
+    the model suggests. It is believed only where the model of the source becomes this one again,
+    and weights are named only where their file is on this machine and the model has its values.
 
     Args:
         model: the model; it is only read.
@@ -49,15 +57,12 @@ def recognised(model: nn.Module, replay: Replay) -> Origin | None:
 
 
 def _bases(model: nn.Module, history: History) -> Iterator[nn.Module]:
-    """Yield models without values that a model may have been, as far as anything tells."""
+    """Yield models that a model may have been, as far as anything tells."""
     first = history.outline if history.steps else outline_of(model)
-    if history.origin is not None:
-        base = _built(history.origin)
-        yield from () if base is None else (base,)
-    elif first is not None:
+    if first is not None:
         said = _configured(model)
         declared = vars(model).get("num_classes")
-        yield from _fitting(said, first, declared) if said else _of_torchvision(_class(model), first)
+        yield from _fitting(said, first, model, declared) if said else _of_torchvision(model, first)
 
 
 def _configured(model: nn.Module) -> Origin | None:
@@ -73,47 +78,95 @@ def _configured(model: nn.Module) -> Origin | None:
     return None
 
 
-def _of_torchvision(kind: type, first: Outline) -> Iterator[nn.Module]:
+def _of_torchvision(model: nn.Module, first: Outline) -> Iterator[nn.Module]:
     """Yield what builders make that know a class: those of its file and of about its size first."""
+    kind = _class(model)
     size = sum(math.prod(shape) for shape, learns in first.tensors.values() if learns is not None)
-    weights = TorchvisionWeights()
     home = {name: models.get_model_builder(name).__module__ for name in models.list_models()}
     beside = [
         name for name, where in home.items() if getattr(sys.modules[where], kind.__name__, None) is kind
     ]
+    sizes = TorchvisionWeights().sizes
     apart = {
-        name: (home[name] != kind.__module__, min((abs(size - n) for n in weights.sizes(name)), default=size))
+        name: (home[name] != kind.__module__, min((abs(size - n) for n in sizes(name)), default=size))
         for name in beside
     }
     ranked = sorted(beside, key=apart.__getitem__)
-    near = [name for name in ranked if apart[name] == apart[ranked[0]]]
-    fitting: list[str] = []
+    fitting = ""
     for name in ranked:
-        if fitting and apart[name] != apart[fitting[0]]:
+        if fitting and apart[name] != apart[fitting]:
             break  # what is of the same shapes is of the same size
-        found = list(_fitting(Origin(f"torchvision/{name}"), first))
-        yield from found
-        fitting += [name] * bool(found)
-    # For some weights builders make other models: of other sizes, norms, attributes.
-    for name in fitting or near:
-        for label in weights.labels(name):
-            yield from _fitting(Origin(f"torchvision/{name}", label), first)
+        for base in _fitting(Origin(f"torchvision/{name}"), first, model):
+            fitting = name
+            yield base
+    for name in ranked if not fitting else ():  # for some weights builders make other models
+        if apart[name] == apart[ranked[0]]:
+            yield from _shown(Origin(f"torchvision/{name}"), model)
 
 
-def _fitting(origin: Origin, first: Outline, declared: object = None) -> Iterator[nn.Module]:
-    """Yield a candidate without values, and with the class counts that its outline suggests."""
-    base = _built(origin)
-    if base is None:
-        return
-    usual = outline_of(base)
-    if _fits(usual, first):
-        yield base
+def _fitting(
+    origin: Origin, first: Outline, model: nn.Module, declared: object = None
+) -> Iterator[nn.Module]:
+    """Yield candidates without values, with the options and the class counts that a model suggests."""
+    usual = _built(origin)
+    if usual is None:
         return
     word = "num_labels" if origin.base.startswith("hf/") else "num_classes"
-    for count in _counts(usual, first, declared):
-        other = _built(attrs.evolve(origin, options=(*origin.options, (word, count))))
-        if other is not None and _fits(outline_of(other), first):
-            yield other
+    for options in _suggested(origin, usual, first, model):
+        asked = attrs.evolve(origin, options=(*origin.options, *options.items()))
+        base = _built(asked) if options else usual
+        if base is None:
+            continue
+        if _fits(outline_of(base), first):
+            yield from (*_shown(asked, model), base)
+            continue
+        for count in _counts(outline_of(base), first, declared):
+            counted = attrs.evolve(asked, options=tuple(sorted((*asked.options, (word, count)))))
+            other = _built(counted)
+            if other is not None and _fits(outline_of(other), first):
+                yield from (*_shown(counted, model), other)
+
+
+def _suggested(
+    origin: Origin, usual: nn.Module, first: Outline, model: nn.Module
+) -> Iterator[dict[str, object]]:
+    """Yield options of a builder: none, those that attributes tell of, and each flag where modules differ."""
+    yield {}
+    found = resolve(origin.base)
+    taken = found.source.signature(found.name).parameters if found.source is TORCHVISION else {}
+    was, now = portrait(usual), portrait(model)
+    words = {key: key.rpartition(".")[2] for key in was}
+    told: dict[str, object] = {}
+    for name, parameter in taken.items():
+        usually = [key for key, text in was.items() if text == repr(parameter.default)]
+        # Kept under its name, or else under another one, as the rate of a dropout is.
+        own = [k for k in (was if parameter.default in (..., None) else usually) if words[k] == name]
+        for key in own or [k for k in usually if words[k] == "p" or name.endswith(f"_{words[k]}")]:
+            if now.get(key, was[key]) != was[key]:
+                with contextlib.suppress(ValueError, SyntaxError):
+                    told[name] = ast.literal_eval(now[key])
+    yield from [told] if told else []
+    if outline_of(usual).modules != first.modules:
+        flags = [name for name in taken.keys() - told if "bool" in str(taken[name].annotation)]
+        yield from ({**told, name: not taken[name].default} for name in flags)
+
+
+def _shown(origin: Origin, model: nn.Module) -> Iterator[nn.Module]:
+    """Yield a base with weights whose file is on this machine, where the model has all their values."""
+    found = resolve(origin.base)
+    known, new = weights_of(found), history_of(model).new
+    held = {name: place.tensor for name, place in tensors_of(model).items() if name not in new}
+    for label in labels_of(found):
+        if known is None or known.remote(found.name, label).cached() is None:
+            continue
+        try:
+            base = get_model(origin.base, weights=label, **dict(origin.options))
+        except GraftError:
+            continue
+        both = [(place.tensor, held[name]) for name, place in tensors_of(base).items() if name in held]
+        learnt = any(isinstance(tensor, nn.Parameter) and not tensor.is_meta for _, tensor in both)
+        if learnt and all(o.dtype == t.dtype and torch.equal(o.to(t.device), t) for o, t in both):
+            yield base
 
 
 def _counts(usual: Outline, first: Outline, declared: object) -> list[int]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.overrides import TorchFunctionMode
 
 from torchgraft.errors import SourceError
@@ -18,6 +24,7 @@ _MAKERS: frozenset[object] = frozenset((
 ))  # fmt: skip
 
 _FILLED_LATER: object = torch.empty
+_MOST_PARTS = 50_000
 _LARGE = 1_000
 """Elements from which on a function of a tensor is tried on the meta device first."""
 
@@ -130,6 +137,28 @@ def _built(build: Callable[[], nn.Module], limit: int | None) -> nn.Module:
         real = making.no_parameters(model)
     with _Making(limit, meta=False):
         return build()
+
+
+@contextlib.contextmanager
+def bounded_parts() -> Iterator[None]:
+    """Let a builder make as many parts as models have, whatever it is asked for."""
+    thread, counted = threading.get_ident(), itertools.count(1)
+
+    def count(*_: object) -> None:
+        if threading.get_ident() == thread and next(counted) > _MOST_PARTS:
+            raise SourceError(
+                "what is asked for has more parts than any model",
+                found=f"{_MOST_PARTS:,} modules and parameters, and no end",
+                write="other options for its builder",
+            )
+
+    hooks = (register_module_module_registration_hook, register_module_parameter_registration_hook)
+    handles = [hook(count) for hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def emptied(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from torchgraft.alignment.files.container import listing
 from torchgraft.alignment.load.tensors import tensors_of
 from torchgraft.errors import SourceError
 from torchgraft.sources.remote import Remote, from_hub, from_url
+from torchgraft.text import some
 
 
 @attrs.frozen
@@ -93,6 +94,6 @@ def _check_whole(model: nn.Module, again: Callable[[], nn.Module], path: Path) -
     if new:
         raise SourceError(
             f"{path.name!r} does not have all of the model",
-            found=f"nothing for {', '.join(new[:4])}" + f" and {len(new) - 4} more" * (len(new) > 4),
+            found=f"nothing for {some(new)}",
             write="weights that are for this model",
         )

@@ -11,6 +11,7 @@ import attrs
 from torch import nn
 
 from torchgraft.errors import SourceError
+from torchgraft.paths import last_of
 from torchgraft.sources.hugging_face_weights import HuggingFaceWeights
 from torchgraft.sources.remote import Remote
 from torchgraft.sources.source import Found
@@ -139,7 +140,7 @@ def chosen(found: Found, weights: object, options: Mapping[str, object]) -> str 
     near_by = (
         [str(p) for p in path.parent.iterdir() if p.is_file()] if is_path and path.parent.is_dir() else []
     )
-    close = near(said, near_by) if is_path else near(said.rpartition(".")[2], labels)
+    close = near(said, near_by) if is_path else near(last_of(said), labels)
     raise SourceError(
         f"there is no file {literal(said)}" if is_path else f"{found.base} has no weights {literal(said)}",
         asked=asked,

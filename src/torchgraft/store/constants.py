@@ -9,6 +9,7 @@ from torch import nn
 
 from torchgraft.alignment.load.tensors import Held
 from torchgraft.graph.following import EXAMPLE
+from torchgraft.paths import join_path
 from torchgraft.sources.skeleton import constants
 from torchgraft.store.stock import BY_NAME
 
@@ -41,7 +42,7 @@ def cast(model: nn.Module, wanted: Mapping[str, Measure]) -> None:
     """Give the buffers that no state dict holds the dtypes that they had when they were measured."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name in module._non_persistent_buffers_set:
-            buffer, known = module._buffers.get(name), wanted.get(f"{path}.{name}".lstrip("."))
+            buffer, known = module._buffers.get(name), wanted.get(join_path(path, name))
             dtype = BY_NAME.get(known[0]) if known else None
             if buffer is not None and dtype not in (None, buffer.dtype):
                 module._buffers[name] = buffer.to(dtype)
@@ -50,7 +51,7 @@ def cast(model: nn.Module, wanted: Mapping[str, Measure]) -> None:
 def buffers(model: nn.Module) -> dict[str, Held]:
     """Find the buffers that no state dict holds, in their places."""
     return {
-        f"{path}.{name}".lstrip("."): Held(module, name, tensor)
+        join_path(path, name): Held(module, name, tensor)
         for path, module in model.named_modules()
         for name, tensor in module._buffers.items()
         if tensor is not None and name in module._non_persistent_buffers_set

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from torchgraft.paths import parent_of
+
 
 def cover(values: Mapping[str, str]) -> dict[str, list[str]]:
     """Name for each value the topmost paths below which all have it; an empty value is not named.
@@ -49,7 +51,7 @@ def turns(values: Mapping[str, bool]) -> dict[str, bool]:
         >>> turns({"": True, "a": True, "a.b": False, "a.b.c": False})
         {'': True, 'a.b': False}
     """
-    return {path: value for path, value in values.items() if not path or values[_above(path)] != value}
+    return {path: value for path, value in values.items() if not path or values[parent_of(path)] != value}
 
 
 def turned(kept: Mapping[str, bool], paths: Iterable[str]) -> dict[str, bool]:
@@ -67,7 +69,3 @@ def _prefixes(path: str) -> Iterator[str]:
     words = path.split(".") if path else []
     for end in range(1, len(words) + 1):
         yield ".".join(words[:end])
-
-
-def _above(path: str) -> str:
-    return path.rpartition(".")[0]

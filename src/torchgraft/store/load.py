@@ -30,7 +30,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", base: Base | N
     Args:
         path: the file; of a model in several, the index, or the path that ``save`` was given.
         device: where the tensors shall be.
-        base: the base or a function that builds it, where no source knows it; it is only read.
+        base: the base or a function that builds it, where no source knows it; the edited model or
+            a function that builds it, where a step was not written. It is only read.
 
     Returns:
         The model with its weights, modes, ties and history.
@@ -50,7 +51,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", base: Base | N
         >>> again[0].weight.equal(model[0].weight)
         True
     """
-    where = _device(device)
+    where = device_named(device)
     try:
         file = opened(path)
         size = sum(tensor.size for tensor in file.tensors.values())
@@ -83,7 +84,12 @@ def _settle(model: nn.Module, record: Record, device: torch.device) -> None:
             module._buffers[name] = buffer if buffer is None else buffer.to(device)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_named(device: str | torch.device) -> torch.device:
+    """Return a device that torch has here.
+
+    Raises:
+        OptionError: it has none of that name.
+    """
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:

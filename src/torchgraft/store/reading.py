@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from io import FileIO
 from pathlib import Path
 
 import attrs
 import torch
 
 from torchgraft.alignment.files.container import Stored, listing
-from torchgraft.alignment.files.strict_json import decoded
+from torchgraft.alignment.files.streaming import fill
 from torchgraft.errors import GraftError, StoreError
 from torchgraft.store.record import Record
 from torchgraft.store.stock import DTYPES, empty
@@ -19,10 +19,8 @@ from torchgraft.text import literal, plural, spelled
 KEY = "torchgraft"
 SUFFIX = ".safetensors"
 INDEX = ".index.json"
-_LONGEST = 16_000_000
 _OF_TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 """How its archives and its older files begin; as the length of a header, more than any has."""
-_CHUNK = 1 << 22
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -77,7 +75,7 @@ def opened(path: str | Path) -> Opened:
     """
     found, tensors, metadata = looked_at(path)
     text = metadata.get(KEY)
-    if not isinstance(text, str):
+    if text is None:
         raise StoreError(
             f"{found.name!r} has weights alone and no record of a model",
             found=plural(len(tensors), "tensor"),
@@ -86,7 +84,7 @@ def opened(path: str | Path) -> Opened:
     return Opened(found, tensors, Record.from_text(text, f"the record in {found.name!r}"))
 
 
-def looked_at(path: str | Path) -> tuple[Path, Mapping[str, Stored], Mapping[str, object]]:
+def looked_at(path: str | Path) -> tuple[Path, Mapping[str, Stored], Mapping[str, str]]:
     """Look at a file, or at an index and its shards, whether they have a record or not.
 
     Args:
@@ -99,10 +97,8 @@ def looked_at(path: str | Path) -> tuple[Path, Mapping[str, Stored], Mapping[str
         CheckpointError: the file is missing or broken.
     """
     found = _found(Path(path))
-    for file in (found, *_shards(found)):
-        _check_header(file)
-    tensors, metadata = listing(found)
-    return found, tensors, _in_index(found) if found.suffix == ".json" else metadata
+    _check_kind(found)
+    return found, *listing(found)
 
 
 def values(file: Opened, axes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -116,52 +112,12 @@ def values(file: Opened, axes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[
         Name and tensor, in the order of the file.
 
     Raises:
-        StoreError: the file became shorter.
+        CheckpointError: the file became shorter.
     """
-    by_file: dict[Path, list[tuple[int, str]]] = {}
-    for name, stored in file.tensors.items():
-        by_file.setdefault(stored.path, []).append((stored.start, name))
-    for path, places in by_file.items():
-        with path.open("rb", buffering=0) as raw:
-            for start, name in sorted(places):
-                raw.seek(start)
-                stored = file.tensors[name]
-                tensor = empty(stored.shape, _TORCH[stored.dtype], axes.get(name, ()))
-                for part in _parts(tensor):
-                    _fill(part, raw, path)
-                yield name, tensor
-
-
-def _fill(part: torch.Tensor, raw: FileIO, path: Path) -> None:
-    own = part if part.is_contiguous() else torch.empty(part.shape, dtype=part.dtype)
-    view = own.view(-1).view(torch.uint8).numpy().data
-    filled = 0
-    while filled < len(view):
-        got = raw.readinto(view[filled:])
-        if not got:
-            raise StoreError(
-                f"{path.name!r} became shorter while it was read", write="a fresh copy of the file"
-            )
-        filled += got
-    if own is not part:
-        part.copy_(own)
-
-
-def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Give a tensor whole where its memory is in its own order; otherwise part by part."""
-    if not tensor.numel():
-        return
-    if tensor.is_contiguous() or tensor.ndim < 2:
-        yield tensor.view(-1)
-        return
-    row = tensor.nbytes // tensor.shape[0]
-    if row > _CHUNK:
-        for inner in tensor:
-            yield from _parts(inner)
-        return
-    step = max(1, _CHUNK // row)
-    for start in range(0, tensor.shape[0], step):
-        yield tensor[start : start + step]
+    for name, stored in sorted(file.tensors.items(), key=lambda item: (item[1].path, item[1].start)):
+        tensor = torch.empty(stored.shape, dtype=_TORCH[stored.dtype])
+        fill(tensor.view(-1).view(torch.uint8).numpy().data, stored)
+        yield name, empty(stored.shape, tensor.dtype, axes[name]).copy_(tensor) if name in axes else tensor
 
 
 def _found(path: Path) -> Path:
@@ -170,58 +126,21 @@ def _found(path: Path) -> Path:
     return beside if path.suffix != ".json" and not path.is_file() and beside.is_file() else path
 
 
-def _check_header(path: Path) -> None:
-    """Check that there is no more to be read and taken apart than models have.
+def _check_kind(path: Path) -> None:
+    """Check that a path is of a file that may be one of safetensors, or an index.
 
     Raises:
-        StoreError: there is.
+        StoreError: it is a pipe, which would be waited for without end, or what torch.save wrote.
     """
-    if _is_no_file(path):  # a pipe would be waited for without end
+    start, waits = b"", False
+    with contextlib.suppress(OSError, ValueError):  # said by whoever reads it
+        waits = path.exists() and not (path.is_file() or path.is_dir())
+    if waits:
         raise StoreError(f"{path.name!r} is no regular file", write="the path of a file")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-    except (OSError, ValueError):
-        return  # said by whoever reads it
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        start = file.read(4)
     if start.startswith(_OF_TORCH):
         raise StoreError(
             f"{path.name!r} is a file of torch.save, with tensors and no model",
             write=f"get_model(<name>, weights={literal(str(path))}), or load_weights({literal(str(path))})",
         )
-    length = size if path.suffix == ".json" else int.from_bytes(start, "little")
-    if _LONGEST < length <= size:
-        raise StoreError(
-            f"the header of {path.name!r} is longer than that of any model",
-            found=f"{length:,} bytes, {_LONGEST:,} at most",
-            write="read_checkpoint(...) for the tensors alone",
-        )
-
-
-def _is_no_file(path: Path) -> bool:
-    try:
-        return path.exists() and not (path.is_file() or path.is_dir())
-    except (OSError, ValueError):
-        return False  # said by whoever reads it
-
-
-def _shards(path: Path) -> list[Path]:
-    if path.suffix != ".json":
-        return []
-    _check_header(path)
-    files = _index(path).get("weight_map")
-    names = files.values() if isinstance(files, dict) else ()
-    return [path.with_name(n) for n in dict.fromkeys(map(str, names)) if n and Path(n).name == n]
-
-
-def _in_index(path: Path) -> dict[str, object]:
-    metadata = _index(path).get("metadata")
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _index(path: Path) -> dict[str, object]:
-    try:
-        held = decoded(path.read_bytes())
-    except (OSError, ValueError):
-        return {}  # said by whoever reads it
-    return held if isinstance(held, dict) else {}

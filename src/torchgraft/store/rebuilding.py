@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import attrs
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from torchgraft.errors import GraftError, ModelError, StoreError
 from torchgraft.graph.clone import clone
 from torchgraft.graph.following import EXAMPLE
 from torchgraft.graph.history import history_of, set_history
+from torchgraft.recipe.written import Remark
 from torchgraft.sources.get import skeleton_of
-from torchgraft.sources.skeleton import emptied, skeleton
+from torchgraft.sources.skeleton import bounded_parts, emptied, skeleton
 from torchgraft.store.constants import cast, differing
 from torchgraft.store.examples import from_plain
 from torchgraft.store.record import Record, described, other_versions, unlike, versions_for
 from torchgraft.text import kind, plural, write_error
 from torchgraft.transform import replayed
 
-_MOST_PARTS = 50_000
 Base = nn.Module | Callable[[], nn.Module]
 
 
@@ -35,7 +28,8 @@ def rebuilt(record: Record, base: Base | None = None, *, limit: int | None = Non
 
     Args:
         record: the record; nothing of it is run, and no path in it is opened.
-        base: the base or what builds it, where no source knows it; it is only read.
+        base: the base or what builds it, where no source knows it; the edited model, where a step
+            was not written. It is only read.
         limit: bytes that the builder of a base may fill, where the record comes from anywhere.
 
     Returns:
@@ -46,6 +40,13 @@ def rebuilt(record: Record, base: Base | None = None, *, limit: int | None = Non
         ModelError: what is given as the base is no model.
     """
     recipe = record.recipe
+    noted = next((step for step in recipe.steps if isinstance(step, Remark)), None)
+    if noted is not None and base is None:
+        raise StoreError(
+            "a step of the file was not written, so it cannot be done again",
+            found=repr(noted),
+            write=f"load(path, base=<a function that builds the edited {record.base_class}>)",
+        )
     start = _known(record, limit) if base is None else _given(base)
     before = history_of(start)
     steps = recipe.steps
@@ -54,12 +55,13 @@ def rebuilt(record: Record, base: Base | None = None, *, limit: int | None = Non
         steps = steps[len(before.steps) :]
     example = None if record.example is None else from_plain(record.example)
     try:
-        with _bounded():
-            model = replayed(start, steps, example) if record.graph else start
+        with bounded_parts():
+            model = replayed(start, steps, example) if record.graph and noted is None else start
     except Exception as error:  # the steps may be of anyone
         raise _failed(record, "the steps of the file cannot be done on its base", error) from error
-    origin = recipe.origin if recipe.base else None
-    set_history(model, attrs.evolve(history_of(model), origin=origin))
+    if noted is None:
+        origin = recipe.origin if recipe.base else None
+        set_history(model, attrs.evolve(history_of(model), origin=origin))
     if record.takes is not None:
         vars(model)[EXAMPLE] = from_plain(record.takes)
     cast(model, record.constants)
@@ -97,7 +99,7 @@ def _known(record: Record, limit: int | None) -> nn.Module:
             write=f"load(path, base=<a function that builds the {record.base_class}>)",
         )
     try:
-        with _bounded():
+        with bounded_parts():
             return skeleton_of(record.recipe.origin, limit=limit)
     except Exception as error:  # a builder may do anything with options that it was not made for
         raise _failed(
@@ -118,28 +120,6 @@ def _made(base: Callable[[], nn.Module]) -> nn.Module:
             write="load(path, base=<a function that builds the model>)",
         )
     return made
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """Let a builder make as many parts as models have, whatever it is asked for."""
-    thread, counted = threading.get_ident(), itertools.count(1)
-
-    def count(*_: object) -> None:
-        if threading.get_ident() == thread and next(counted) > _MOST_PARTS:
-            raise StoreError(
-                "what the file asks for has more parts than any model",
-                found=f"{_MOST_PARTS:,} modules and parameters, and no end",
-                write="a fresh copy of the file",
-            )
-
-    hooks = (register_module_module_registration_hook, register_module_parameter_registration_hook)
-    handles = [hook(count) for hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _failed(record: Record, summary: str, error: Exception) -> StoreError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import attrs
 from torch import nn
@@ -25,6 +25,7 @@ LONGEST = 4_000_000
 _LIBRARIES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}
 _READ = Reader(StoreError, "a fresh copy of the file")
 Covers = Mapping[str, Sequence[str]]
+Read = Callable[[object, str], Any]
 
 
 @attrs.frozen
@@ -122,34 +123,11 @@ def _check_length(text: str, where: str) -> None:
 
 
 def _read(held: Mapping[str, object], where: str) -> Record:
-    constants = _READ.mapping(held.get("constants", {}), f"constants of {where}")
-    covers = {name: _covers(held.get(name, {}), f"{name} of {where}") for name in ("dtypes", "axes")}
-    for name in covers["dtypes"]:
+    known = {name: read(held[name], f"{name} of {where}") for name, read in _READERS.items() if name in held}
+    for name in cast("Covers", known.get("dtypes", {})):
         if name not in BYTES:
             raise _READ.wrong(f"dtypes of {where}", "of known names", name, near(name, BYTES))
-    return Record(
-        recipe=from_plain(held["recipe"], f"the recipe of {where}"),
-        base_class=_READ.text(held["base_class"], f"base_class of {where}"),
-        graph=_flag(held["graph"], f"graph of {where}"),
-        versions=_texts(held["versions"], f"versions of {where}"),
-        portrait=_texts(held["portrait"], f"portrait of {where}"),
-        modes=_modes(held["modes"], f"modes of {where}"),
-        waiting=_paths(held.get("waiting", []), f"waiting of {where}"),
-        frozen=_paths(held.get("frozen", []), f"frozen of {where}"),
-        ties=_texts(held.get("ties", {}), f"ties of {where}"),
-        dtypes=covers["dtypes"],
-        axes=covers["axes"],
-        constants={path: _measure(item, f"constants of {where}") for path, item in constants.items()},
-        example=held.get("example"),
-        takes=held.get("takes"),
-        tables=_paths(held.get("tables", []), f"tables of {where}"),
-        differs=_READ.text(held.get("differs", ""), f"differs of {where}"),
-    )
-
-
-def _modes(value: object, where: str) -> dict[str, bool]:
-    held = _READ.mapping(value, where, needed=("",))
-    return {path: _flag(item, where) for path, item in held.items()}
+    return Record(**known)
 
 
 def _flag(value: object, where: str) -> bool:
@@ -158,24 +136,38 @@ def _flag(value: object, where: str) -> bool:
     return value
 
 
-def _texts(value: object, where: str) -> dict[str, str]:
-    return {name: _READ.text(item, where) for name, item in _READ.mapping(value, where).items()}
+def _by_path(read: Read, needed: Sequence[str] = ()) -> Read:
+    return lambda value, where: {
+        path: read(item, where) for path, item in _READ.mapping(value, where, needed=needed).items()
+    }
 
 
-def _paths(value: object, where: str) -> list[str]:
+def _listed(value: object, where: str) -> list[str]:
     return [_READ.text(item, where) for item in _READ.items(value, where)]
 
 
-def _covers(value: object, where: str) -> dict[str, list[str]]:
-    return {name: _paths(item, where) for name, item in _READ.mapping(value, where).items()}
-
-
-def _measure(value: object, where: str) -> Measure:
+def _measure(value: object, where: str) -> tuple[object, ...]:
     items = _READ.items(value, where)
     if len(items) != 4 or not all(type(item) is float for item in items[2:]):
         raise _READ.wrong(where, "dtype, shape and two sums", value)
-    sums = cast("list[float]", items[2:])
-    return _READ.text(items[0], where), _READ.numbers(items[1], where), *sums  # type: ignore[return-value]  # two
+    return _READ.text(items[0], where), _READ.numbers(items[1], where), *items[2:]
+
+
+def _as_it_is(value: object, where: str) -> object:  # noqa: ARG001 - whoever needs it reads it
+    return value
+
+
+_READERS: Mapping[str, Read] = {
+    "recipe": from_plain,
+    **dict.fromkeys(("base_class", "differs"), _READ.text),
+    "graph": _flag,
+    **dict.fromkeys(("versions", "portrait", "ties"), _by_path(_READ.text)),
+    "modes": _by_path(_flag, needed=("",)),
+    **dict.fromkeys(("waiting", "frozen", "tables"), _listed),
+    **dict.fromkeys(("dtypes", "axes"), _by_path(_listed)),
+    "constants": _by_path(_measure),
+    **dict.fromkeys(("example", "takes"), _as_it_is),
+}
 
 
 def digests(model: nn.Module) -> dict[str, str]:

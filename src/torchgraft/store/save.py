@@ -44,7 +44,8 @@ def save(
 
     Tensors stand under the names of the state dict, so that any reader of the format can use
     them; base, steps, modes and ties stand in the metadata. The file takes the place of an old one
-    in one moment, and one model gives the same bytes always.
+    in one moment, and one model gives the same bytes always. Of a step that no text holds there is
+    a remark in the file, and ``load`` then asks for a function that builds the edited model.
 
     Args:
         model: the model; it is only read.
@@ -61,7 +62,6 @@ def save(
     Raises:
         StoreError: it has tensors that a file cannot hold, there is no such folder, or no step
             added a tensor.
-        RecipeError: a step cannot be written.
         ModelError: it is a wrapper or no model.
         OptionError: the size is none, or ``only`` something else.
 
@@ -138,7 +138,7 @@ def _recorded(model: nn.Module, stock: Stock) -> Record:
         for name, tensor in stock.tensors.items()
         if isinstance(tensor, nn.Parameter)
     }
-    steps = steps_of(model, filling=False)  # the file holds what they filled
+    steps = steps_of(model)
     record = Record(
         recipe=Recipe("", steps=steps),
         base_class=history.outline.modules[""] if history.outline else type(model).__name__,

@@ -25,7 +25,7 @@ BYTES = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
 METADATA = "__metadata__"
-_LONGEST = 100_000_000
+_LONGEST = 16_000_000
 _MOST_AXES = 64
 _READ = Reader(CheckpointError, "a fresh copy of the file")
 
@@ -97,7 +97,9 @@ def _single(path: Path) -> Listing:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LONGEST):
+        if _LONGEST < length <= size - 8:
+            raise _too_long(path, length)
+        if size < 8 or length > size - 8:
             raise CheckpointError(
                 f"{path.name!r} is no whole safetensors file",
                 found=f"{plural(size, 'byte')}, a header of {length:,}",
@@ -154,6 +156,9 @@ def _check_spans(path: Path, spans: list[tuple[int, int]], size: int) -> None:
 
 
 def _indexed(path: Path) -> Listing:
+    size = path.stat().st_size
+    if size > _LONGEST:
+        raise _too_long(path, size)
     held = _READ.mapping(
         _decoded(path, path.read_bytes()), f"the index {path.name!r}", needed=("weight_map",)
     )
@@ -170,6 +175,8 @@ def _indexed(path: Path) -> Listing:
     for name in dict.fromkeys(files.values()):
         shards[name], told = listing(path.with_name(name))
         metadata = told | metadata
+    own = held.get("metadata")
+    metadata |= {k: v for k, v in own.items() if isinstance(v, str)} if isinstance(own, dict) else {}
     for key, name in files.items():
         if key not in shards[name]:
             raise CheckpointError(
@@ -180,6 +187,14 @@ def _indexed(path: Path) -> Listing:
             )
         tensors[key] = shards[name][key]
     return tensors, metadata
+
+
+def _too_long(path: Path, length: int) -> CheckpointError:
+    return CheckpointError(
+        f"the header of {path.name!r} is longer than that of any model",
+        found=f"{length:,} bytes, {_LONGEST:,} at most",
+        write="read_checkpoint(...) for the tensors alone",
+    )
 
 
 def _decoded(path: Path, text: bytes) -> dict[str, object]:

@@ -21,14 +21,27 @@ def read(stored: Stored) -> torch.Tensor:
         CheckpointError: the file became shorter.
     """
     held = bytearray(stored.size)
-    with stored.path.open("rb") as file:
-        file.seek(stored.start)
-        if file.readinto(held) < len(held):
-            raise CheckpointError(
-                f"{stored.path.name!r} became shorter while it was read", write="a fresh copy of the file"
-            )
+    fill(memoryview(held), stored)
     kind = _OF_SIZE[BYTES[stored.dtype]]
     return (torch.frombuffer(held, dtype=kind) if held else torch.empty(0, dtype=kind)).reshape(stored.shape)
+
+
+def fill(held: memoryview, stored: Stored) -> None:
+    """Read the bytes of a tensor of a file.
+
+    Raises:
+        CheckpointError: the file became shorter.
+    """
+    with stored.path.open("rb", buffering=0) as file:
+        file.seek(stored.start)
+        filled = 0
+        while filled < len(held):
+            got = file.readinto(held[filled:])
+            if not got:
+                raise CheckpointError(
+                    f"{stored.path.name!r} became shorter while it was read", write="a fresh copy of the file"
+                )
+            filled += got
 
 
 def blocks(tensor: torch.Tensor) -> Iterator[memoryview]:

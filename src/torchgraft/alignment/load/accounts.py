@@ -84,6 +84,7 @@ class LoadReport:
             (len(self.unexpected), "unexpected"),
             (len(self.nan), "not finite"),
             (len(self.apart), "of steps alone"),
+            (dict(self.evidence).get("contradicted", 0), "contradicted by behaviour"),
         )
         share = f"{100 * self.ratio:.1f} % of parameters ({len(self.loaded)} of {self.wanted} tensors)"
         return "; ".join([f"loaded {share}", *(f"{n} {what}" for n, what in counts if n)])

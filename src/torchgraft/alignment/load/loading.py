@@ -36,6 +36,7 @@ class Terms:
         init: initialiser for what is not loaded; ``None`` to leave it as it is.
         allow_nan: load values that are not finite.
         decided: refuse where the source does not decide which tensor is which.
+        allow_contradicted: load what structure says where behaviour contradicts it.
     """
 
     exclude: tuple[Selector, ...] = ()
@@ -44,6 +45,7 @@ class Terms:
     init: str | None = None
     allow_nan: bool = False
     decided: bool = False
+    allow_contradicted: bool = False
 
 
 def load(
@@ -95,6 +97,7 @@ def put(
         into: path of the part that is filled; the account is of that alone.
 
     Raises:
+        AlignmentError: behaviour contradicts where tensors come from.
         CheckpointError: a tensor cannot be loaded.
         CoverageError: less is filled than the terms ask for.
     """
@@ -105,6 +108,13 @@ def put(
         for entry in alignment.entries
         if entry.target not in out
     }
+    against = [e.target for e in alignment.entries if e.evidence == "contradicted" and e.target in values]
+    if against and not terms.allow_contradicted:
+        raise AlignmentError(
+            f"behaviour contradicts where {len(against)} of {plural(len(values), 'tensor')} come from",
+            found=f"other values than in the source, first at {against[0]}",
+            write="allow_contradicted=True",
+        )
     report = _account(held, out, alignment, checkpoint, values, new)
     _check(report, terms, [key for entry in alignment.entries for key in entry.keys])
     left = [key for key in held if key not in {*report.loaded, *out, *report.counters}]

@@ -12,10 +12,11 @@ from torch import nn
 from torchgraft.errors import TargetError
 from torchgraft.graph.cow import cow, storage_of
 from torchgraft.graph.draft import Draft
+from torchgraft.paths import join_path
 from torchgraft.select import Selector, Site
-from torchgraft.select.atoms import Glob, Path
-from torchgraft.select.pattern import matches
+from torchgraft.select.globs import matches
 from torchgraft.select.query import Query
+from torchgraft.select.targets import Glob, Path
 
 
 @attrs.frozen(eq=False)
@@ -49,7 +50,7 @@ def tensors_of(model: nn.Module) -> dict[str, Held]:
         kept = {n: t for n, t in module._buffers.items() if n not in module._non_persistent_buffers_set}
         for name, tensor in (*module._parameters.items(), *kept.items()):
             if tensor is not None:
-                held[f"{path}.{name}".lstrip(".")] = Held(module, name, tensor)
+                held[join_path(path, name)] = Held(module, name, tensor)
     return held
 
 

@@ -6,7 +6,7 @@ the other; so as long as the pairing is right, each place sees what its counterp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -24,7 +24,8 @@ from torchgraft.graph.proxy import tensors_in
 
 # Within this, structure is confirmed; within the second, structure is overruled.
 _NEAR, _SAME = 2e-2, 1e-4
-_LAYERS = ("linear", "conv", "norm", "affine")
+# What differs by no more than that many times what came before is drift, as of another eps.
+_DRIFT = 4
 
 
 @attrs.frozen
@@ -34,7 +35,8 @@ class Seen:
     Args:
         source: the place of the source.
         rule: what decided.
-        evidence: ``"behaviour"`` where both saw the same, ``"structure"`` elsewhere.
+        evidence: ``"behaviour"`` where both saw the same, ``"contradicted"`` where they saw
+            other things though all before it was the same, and behind it; else ``"structure"``.
         others: places that are as good.
     """
 
@@ -166,6 +168,7 @@ class _Lockstep:
         self._begin, self._used = _agenda(target)
         self._open = _doubtful(target, proposals)
         self._ready = settled(target, proposals)
+        self._apart: dict[int, float] = {}
         self._children: dict[int, list[Place]] = {}
         for place in target.places:
             for parent, _ in place.parents:
@@ -222,15 +225,17 @@ class _Lockstep:
         if proposal is None:
             return self._found(place, near)
         best = near[0][0] if near else 1.0
+        self._apart[place.number] = next((d for d, s in near if s == proposal.source), 0.0)
         tight = [s for d, s in near if d <= 3 * best + 1e-5]
+        new = proposal.source in tight and label(place) in self._open and self._followed(place)
+        if new and _changes_nothing(seen, run):
+            self._claimed.pop(proposal.source, None)
+            return None
         if proposal.others and not any(self._untold(parent) for parent, _ in place.parents):
             left = [s for s in tight if s in (*proposal.others, proposal.source)]
             if len(left) == 1:
                 return Seen(left[0], "input", "behaviour")
         if proposal.source in tight:
-            if label(place) in self._open and self._followed(place) and _changes_nothing(seen, run):
-                self._claimed.pop(proposal.source, None)
-                return None
             return Seen(proposal.source, proposal.rule, "behaviour", proposal.others)
         named = self._source.keys(proposal.source) == self._keys(place.number)
         free = [s for s in tight if s not in self._claimed and not named]
@@ -238,7 +243,22 @@ class _Lockstep:
             self._claimed.pop(proposal.source, None)  # for the one that follows
             self._claimed[free[0]] = place.number
             return Seen(free[0], "input", "behaviour")
-        return Seen(proposal.source, proposal.rule, "structure", proposal.others)
+        evidence = "contradicted" if self._contradicted(place, proposal.source, seen) else "structure"
+        return Seen(proposal.source, proposal.rule, evidence, proposal.others)
+
+    def _contradicted(self, place: Place, source: int, seen: Print | None) -> bool:
+        """Tell whether a place sees other things than its counterpart, for no reason that is seen."""
+        there = self._source.prints.get(source)
+        before = _before(self._places, place)
+        known = [self.seen[n] for n in before if n in self.seen]
+        if seen is None or there is None or seen.count != there.count or not 0 < len(before) == len(known):
+            return False
+        if any(one.evidence == "contradicted" for one in known):
+            return True
+        drift = _DRIFT * max((self._apart.get(n, 0.0) for n in before), default=0.0)
+        paired = {one.source for one in known} == _before(self._source.places, self._source.places[source])
+        firm = all(one.evidence == "behaviour" and not one.others for one in known)
+        return firm and paired and seen.distance(there) > max(_NEAR, drift)
 
     def _followed(self, place: Place) -> bool:
         """Tell whether what follows a place could be what the place was taken for."""
@@ -271,6 +291,19 @@ class _Lockstep:
         if seen is None:
             return []
         return self._source.drawer.near(label(place), seen)
+
+
+def _before(places: Sequence[Place], place: Place) -> set[int]:
+    """Return the uses of parameters that a place's signals come from."""
+    found: set[int] = set()
+    ahead = [parent for parent, _ in place.parents]
+    while ahead:
+        number = ahead.pop()
+        if places[number].slots:
+            found.add(number)
+        else:
+            ahead += [parent for parent, _ in places[number].parents]
+    return found
 
 
 def _changes_nothing(seen: Print | None, run: Callable[[], object]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import torch
 
-from torchgraft.alignment.match.kinds import Slot, flatten, kind_of
+from torchgraft.alignment.match.kinds import Slot, flatten, kind_of, squeeze
 from torchgraft.alignment.match.operands import Operands, Tensors
 from torchgraft.alignment.match.operations import (
     FRESH,
@@ -95,7 +95,7 @@ class _Finder:
         if value not in self.origin:
             place = self._place("constant", (), number, value, [])
             if self.operands.trained(value):
-                self._slot(place, "p0", Slot(number, value, _squeezed))
+                self._slot(place, "p0", Slot(number, value, squeeze))
             self.origin[value] = place.number
         return value
 
@@ -166,7 +166,7 @@ class _Finder:
         scores = self._product(number, [v for v, _ in held], "".join(side for _, side in held))
         for one in (query, key):
             if one in used:
-                self._slot(self.places[scores], "p0", Slot(number, one, _squeezed))
+                self._slot(self.places[scores], "p0", Slot(number, one, squeeze))
         added = [one for one in used if one not in (query, key, value)]
         if added:
             scores = self._operand(number, op, -1, added, [(scores, "")]).number
@@ -217,7 +217,7 @@ class _Finder:
         kind = "add" if signal < 0 else JOINS.get(name, name)
         place = self._place(kind, (), number, signal, parents)
         for i, value in enumerate(dict.fromkeys(used)):
-            self._slot(place, f"p{i}", Slot(number, value, _squeezed))
+            self._slot(place, f"p{i}", Slot(number, value, squeeze))
             # A table is looked up, masked and spread in many ways; what it is made of counts.
             shapes = [self.operands.shape(key) for key in self.operands.leaves(value)]
             place.shapes[f"p{i}"] = tuple(sorted(shapes))
@@ -290,7 +290,3 @@ class _Finder:
 
 def _value(item: object) -> int:
     return getattr(item, "value", -1)
-
-
-def _squeezed(t: torch.Tensor) -> torch.Tensor:
-    return t.squeeze()

@@ -10,18 +10,18 @@ can deny it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import attrs
 import torch
 
 from torchgraft.alignment.alignment import Shape
-from torchgraft.alignment.match.naming import Item, Label, Pairing
+from torchgraft.alignment.match.naming import Item, Label, Pairing, in_order
 from torchgraft.alignment.match.places import Places
 from torchgraft.alignment.match.sequence import aligned
 from torchgraft.alignment.match.structure import RELATED, Proposal
-from torchgraft.alignment.match.units import Unit, units_of, words
+from torchgraft.alignment.match.units import Unit, layer_of, role_of, units_of, words
 
 # From the most certain to the least.
 _RULES = ("shape", "neighbour", "role", "names", "order")
@@ -29,29 +29,36 @@ _RULES = ("shape", "neighbour", "role", "names", "order")
 _BLOCK = 4
 
 
-def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Unit], dict[int, Proposal]]:
+def proposed_from(
+    shapes: Mapping[str, Shape], target: Places, change: Callable[[str], str] | None = None
+) -> tuple[list[Unit], dict[int, Proposal]]:
     """Pair the places of a model with the layers of a state dict.
 
     Args:
         shapes: shapes of the tensors of the state dict, by name.
         target: places of the model.
+        change: what makes names of the state dict the model's, if most are.
 
     Returns:
         The layers of the state dict, and for places of the model which of them they are.
     """
-    units = units_of(shapes)
+    parted = _parted(target)
+    units = units_of(shapes, Counter(whole_of(target, group) for group in parted.values()))
     ours = [Item(i, unit.label, unit.name, unit.role, i - 1) for i, unit in enumerate(units)]
-    theirs = _items(target, {item.label for item in ours})
+    theirs = _items(target, parted, units)
     asked = {item.label for item in theirs}
     for item, unit in zip(ours, units, strict=True):
         if item.label not in asked and len(unit.keys) == 1:
             item.label = _as_asked(unit, shapes, asked)
+    for item in ours:
+        item.name = change(item.name) if change is not None else item.name
     _mark_blocks(ours)
     _mark_blocks(theirs)
     matcher = Pairing()
     matcher.namesakes(ours, theirs)
     groups = _groups(ours, theirs)
     for final in (False, True):  # first what is certain; it teaches what names mean
+        matcher.see(ours)
         for mine, yours in groups:
             matcher.pair(mine, yours, final=final)
     made = matcher.made
@@ -60,9 +67,9 @@ def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Uni
     if paired < RELATED * min(layers):
         return units, {}
     taken = {known.source for known in made.values()}
-    namesakes = {(item.home, item.label[0]): item for item in ours if item.number not in taken}
+    namesakes = {(item.name, _kind(item)): item for item in ours if item.number not in taken}
     for item in theirs:  # another width under the same name: that is told, and nothing is taken
-        one = namesakes.get((item.home, item.label[0]))
+        one = namesakes.get((item.name, _kind(item)))
         if one is not None and one.label != item.label and item.number not in made:
             made[item.number] = Proposal(one.number, "names")
     for item in theirs:
@@ -84,6 +91,11 @@ def proposed_from(shapes: Mapping[str, Shape], target: Places) -> tuple[list[Uni
     return units, made
 
 
+def _kind(item: Item) -> tuple[object, ...]:
+    """Say what a layer is, whatever its widths."""
+    return item.label[0], item.label[-1] == "bare"
+
+
 def _as_asked(unit: Unit, shapes: Mapping[str, Shape], asked: set[Label]) -> Label:
     """See a matrix as what the model has: an embedding, or a layer with one output and no bias."""
     ((slot, key),) = unit.keys.items()
@@ -96,13 +108,30 @@ def _as_asked(unit: Unit, shapes: Mapping[str, Shape], asked: set[Label]) -> Lab
     return unit.label
 
 
-def _items(target: Places, known: set[Label]) -> list[Item]:
-    """List the layers of the model; one that does the work of several is one where that is known."""
-    items: list[Item] = []
+def _parted(target: Places) -> dict[int, list[int]]:
+    """Find the layers of the model that do the work of several, by their operation."""
     parted: dict[int, list[int]] = {}
     for n in target.live():
         if target.places[n].rows is not None:
             parted.setdefault(target.places[n].op, []).append(n)
+    return parted
+
+
+def whole_of(target: Places, parts: Sequence[int]) -> Label:
+    """Say of a layer that does the work of several what could be said of it if it did not."""
+    wide = sum(torch.Size(cast("Shape", target.places[m].shapes["w"]))[0] for m in parts)
+    return ("w", wide, label_of(target, parts[0])[-1])
+
+
+def _items(target: Places, groups: Mapping[int, list[int]], units: Sequence[Unit]) -> list[Item]:
+    """List the layers of the model; one that does the work of several is one where that is known."""
+    items: list[Item] = []
+    order = {key: i for i, key in enumerate(target.operands.offsets)}
+    held = Counter(unit.label for unit in units)
+    plain = Counter(
+        label_of(target, n) for n in target.live() if target.places[n].slots and target.places[n].rows is None
+    )
+    wholes = Counter(whole_of(target, group) for group in groups.values())
     for n in target.live():
         place = target.places[n]
         if not place.slots:
@@ -112,16 +141,26 @@ def _items(target: Places, known: set[Label]) -> list[Item]:
             for slot, one in place.slots.items():
                 for key in target.operands.leaves(one.value)[:1]:
                     shape = target.operands.shape(key)
-                    items.append(Item(~len(items), ("p", shape), key, "", slot=slot, owner=n))
+                    items.append(
+                        Item(~len(items), ("p", shape), key, "", slot=slot, owner=n, registered=order[key])
+                    )
             continue
-        item = Item(n, label_of(target, n), target.keys(n)[0], _part(target, n), parent)
-        together = parted.get(place.op, []) if place.rows is not None else []
-        wide = sum(torch.Size(cast("Shape", target.places[m].shapes["w"]))[0] for m in together)
-        whole = ("w", wide, item.label[-1])
-        if together and whole in known and not all(_part(target, m) for m in together):
-            if n != together[0]:
-                continue
-            item.label, item.parts, together = whole, tuple(together), []
+        leaves = {slot: target.operands.leaves(one.value) for slot, one in place.slots.items()}
+        key = leaves.get("w", next(iter(leaves.values())))[0]
+        if len(leaves.get("b", ())) == 1:  # a weight may be another layer's
+            key = leaves["b"][0]
+        role = _part(target, n) if place.rows is not None else role_of(key) or _part(target, n)
+        item = Item(n, label_of(target, n), key, role, parent, registered=order[key])
+        item.name = key if item.label[0] == "p" else layer_of(key)
+        together = groups.get(place.op, []) if place.rows is not None else []
+        if together:
+            whole, roles = whole_of(target, together), [_part(target, m) for m in together]
+            spare = held[whole] - plain[whole] * all(roles)
+            if spare > 0 and (2 * spare >= wholes[whole] or not all(roles)):
+                if n != together[0]:
+                    continue
+                item.label, item.parts, together = whole, tuple(together), []
+                item.role = "".join(sorted(roles, key="qkv".find)) if all(roles) else ""
         item.part = bool(together) and not item.role
         items.append(item)
     return items
@@ -181,7 +220,7 @@ def _mark_blocks(items: Sequence[Item]) -> None:
 
 def _groups(ours: list[Item], theirs: list[Item]) -> list[tuple[list[Item], list[Item]]]:
     """Pair blocks by what they hold, in order; what stands in no block is one group."""
-    mine, yours = _blocks(ours), _blocks(theirs)
+    mine, yours = sorted(_blocks(ours), key=lambda block: in_order(".".join(block[0].block))), _blocks(theirs)
     tokens = [
         [tuple(sorted(Counter(map(_written, block)).items())) for block in side] for side in (mine, yours)
     ]

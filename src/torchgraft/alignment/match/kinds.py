@@ -84,8 +84,14 @@ def _turned(t: torch.Tensor) -> torch.Tensor:
     return t.t()
 
 
-def _rows(t: torch.Tensor) -> torch.Tensor:
+def flatten_rows(t: torch.Tensor) -> torch.Tensor:
+    """See each output's elements in a row."""
     return t.flatten(1)
+
+
+def squeeze(t: torch.Tensor) -> torch.Tensor:
+    """Leave out axes of one."""
+    return t.squeeze()
 
 
 def kind_of(op: Op, shapes: Sequence[torch.Size], signals: Container[int]) -> Kind | None:
@@ -139,8 +145,8 @@ def _convolution(op: Op, shapes: Sequence[torch.Size]) -> Kind:
     bias = ("b", 2, flatten)
     if dense and all(k == 1 for k in kernel):
         hyper = steps if any(s > 1 for s in steps) else ()
-        return Kind("linear", hyper, (("w", 1, _rows), bias), 0)
+        return Kind("linear", hyper, (("w", 1, flatten_rows), bias), 0)
     if dense and kernel == size and not any(cast("Sequence[int]", padding)):
-        return Kind("linear", (), (("w", 1, _rows), bias), 0)
+        return Kind("linear", (), (("w", 1, flatten_rows), bias), 0)
     whole = (kernel, steps, tuple(cast("Sequence[int]", dilation)), bool(transposed), groups)
     return Kind("conv", whole, (("w", 1, _same), bias), 0)

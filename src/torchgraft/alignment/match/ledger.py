@@ -18,7 +18,7 @@ from torchgraft.alignment.match.places import Place, Places
 _UNSET = -3
 # Rules and evidence, the weakest first.
 _RULES = ("order", "names", "role", "neighbour", "shape", "place", "input")
-_EVIDENCE = ("names", "structure", "behaviour")
+_EVIDENCE = ("names", "contradicted", "structure", "behaviour")
 
 
 @attrs.define
@@ -106,7 +106,7 @@ class Ledger:
     def _knows_bias(self, place: Place) -> bool:
         """Tell whether a layer without a bias is one: a state dict may have lost it, but for a part."""
         slot = place.slots["w"]
-        return slot.op >= 0 or slot.rows is not None or bool(place.hyper)
+        return slot.op >= 0 or bool(place.hyper)
 
     def _pair(
         self, to: tuple[Slot, Operand], of: tuple[Slot, Operand], seen: Seen, *, plain: bool = True

@@ -11,6 +11,7 @@ from torch import nn
 from torchgraft.alignment.alignment import Ambiguity, Entry, Part
 from torchgraft.alignment.match.behaviour import Seen
 from torchgraft.alignment.match.places import Places
+from torchgraft.paths import join_path, last_of
 
 _COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var", _COUNTER)
@@ -44,7 +45,7 @@ def counters(
 
 
 def _beside(keys: tuple[str, ...]) -> str:
-    return f"{keys[-1].rpartition('.')[0]}.{_COUNTER}".lstrip(".") if keys else ""
+    return join_path(keys[-1].rpartition(".")[0], _COUNTER) if keys else ""
 
 
 def aliases(
@@ -121,7 +122,7 @@ def _constant(key: str, tensor: torch.Tensor) -> bool:
 
 def by_name(key: str, tensor: torch.Tensor) -> bool:
     """Tell whether a name is enough to move a tensor: a table of which the values are at hand is not."""
-    return isinstance(tensor, nn.Parameter) or tensor.is_meta or key.rpartition(".")[2] in _STATISTICS
+    return isinstance(tensor, nn.Parameter) or tensor.is_meta or last_of(key) in _STATISTICS
 
 
 def unreached(
@@ -152,5 +153,5 @@ def unreached(
 def _by_kind(tensors: Tensors, keys: Iterable[str]) -> dict[tuple[object, ...], list[str]]:
     kinds: dict[tuple[object, ...], list[str]] = {}
     for key in keys:
-        kinds.setdefault((key.rpartition(".")[2], tuple(tensors[key].shape)), []).append(key)
+        kinds.setdefault((last_of(key), tuple(tensors[key].shape)), []).append(key)
     return kinds

@@ -216,7 +216,14 @@ class _Matcher:
         pairs = aligned(
             [("s", n) for n in ours], [("t", n) for n in theirs], lambda i, j: self._worth(ours[i], theirs[j])
         )
-        return self._untangled({theirs[j]: ours[i] for i, j in pairs})
+        found = self._untangled({theirs[j]: ours[i] for i, j in pairs})
+        for n in theirs:  # beside a layer that is new, of two that are alike neither is the old one
+            beside = [*self.target.places[n].parents, *self.target.children[n]] if n not in found else []
+            for t, _ in beside:
+                alike = t in found and self.target.labels[t] == self.target.labels[n]
+                if alike and self.target.places[n].slots and self.names[0](found[t]) != self.names[1](t):
+                    self._tied[t] = (found[t],)
+        return found
 
     def _untangled(self, found: dict[int, int]) -> dict[int, int]:
         """Pair siblings, of one shape and on one signal, by what they are for and not by their order."""

@@ -6,18 +6,21 @@ name such as ``qkv`` says that a layer does the work of several.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
 
 from torchgraft.alignment.entry import Shape, squeezed
-from torchgraft.alignment.match.kinds import Slot, flatten
+from torchgraft.alignment.match.kinds import Slot, flatten, flatten_rows, squeeze
 from torchgraft.alignment.match.operands import Operand
 from torchgraft.alignment.match.places import Place, Places
 from torchgraft.graph.deep.record import Record
 
+Label = tuple[object, ...]
 _SLOTS = {"weight": "w", "bias": "b", "running_mean": "m", "running_var": "v"}
 _FUSED = {"qkv": "qkv", "kv": "kv", "in_proj": "qkv"}
 _ROLE = re.compile(r"^(?:to|w|lin)?_?(q|k|v)(?:uery|ueries|eys?|alues?)?$")
@@ -38,7 +41,7 @@ class Unit:
 
     name: str
     keys: dict[str, str]
-    label: tuple[object, ...]
+    label: Label
     rows: torch.Tensor | None = None
     role: str = ""
     own_bias: bool = False
@@ -49,22 +52,28 @@ def words(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[A-Za-z]+|\d+", name))
 
 
+def layer_of(key: str) -> str:
+    """Return the name of the layer that a tensor belongs to."""
+    slot = next((slot for slot in _SLOTS if re.search(rf"(^|[._]){slot}$", key)), "")
+    return key.removesuffix(slot).rstrip("._") if slot else key
+
+
 def role_of(name: str) -> str:
     """Return which part of attention a name speaks of."""
     found = ""
-    for token in re.split(r"[.]", name):
-        parts = token.split("_")
-        for part in (token, *parts):
-            match = _ROLE.match(part.lower())
-            found = match.group(1) if match else found
+    for token in name.lower().split("."):
+        roles = {match.group(1) for part in (token, *token.split("_")) if (match := _ROLE.match(part))}
+        found = next(iter(roles)) if len(roles) == 1 else "" if roles else found
     return found
 
 
-def units_of(shapes: Mapping[str, Shape]) -> list[Unit]:
+def units_of(shapes: Mapping[str, Shape], wholes: Mapping[Label, int] | None = None) -> list[Unit]:
     """Find the layers of a state dict, in its order.
 
     Args:
         shapes: shapes of its tensors, by name.
+        wholes: how many layers of the model do the work of several: where the state dict has
+            such, nothing says that their rows stand in another order, and they stay whole.
 
     Returns:
         The layers.
@@ -76,7 +85,7 @@ def units_of(shapes: Mapping[str, Shape]) -> list[Unit]:
     made: list[Unit] = []
     for prefix, held in groups.items():
         made += _layers(prefix, held, shapes)
-    made = _with_biases(made, shapes)
+    made = _kept_whole(_with_biases(made, shapes), wholes or {})
     order = {key: i for i, key in enumerate(shapes)}
     return sorted(
         made,
@@ -122,7 +131,7 @@ def _parted(name: str, keys: dict[str, str], shapes: Mapping[str, Shape]) -> lis
     ):
         flat = (torch.Size(shape).numel(),)
         label = ("n", flat) if "m" in keys else ("a", flat) if "b" in keys else ("p", squeezed(shape))
-        return [Unit(name, keys if label[0] != "p" else {"p0": keys["w"]}, label)]
+        return [Unit(name, keys, label) if label[0] != "p" else Unit(keys["w"], {"p0": keys["w"]}, label)]
     wide = shape[0]
     each = torch.Size(shape[1:]).numel()
     last = name.rpartition(".")[2]
@@ -160,6 +169,22 @@ def _with_biases(units: list[Unit], shapes: Mapping[str, Shape]) -> list[Unit]:
         else:
             kept.append(unit)
     return kept
+
+
+def _kept_whole(units: list[Unit], wholes: Mapping[Label, int]) -> list[Unit]:
+    """Join the parts of layers again that the model has as they are, and that share their bias."""
+    joined: dict[str, Unit] = {}
+    for name, some in itertools.groupby(units, lambda unit: unit.name):
+        parts = list(some)
+        wide = sum(len(unit.rows) for unit in parts if unit.rows is not None)
+        if wide and not any(unit.own_bias for unit in parts):
+            label = ("w", wide, parts[0].label[-1])
+            joined[name] = Unit(name, parts[0].keys, label, role="".join(unit.role for unit in parts))
+    held = Counter(unit.label for unit in joined.values())
+    whole = {
+        name: unit for name, unit in joined.items() if 0 < wholes.get(unit.label, 0) <= 2 * held[unit.label]
+    }
+    return [*(unit for unit in units if unit.name not in whole), *whole.values()]
 
 
 class Held:
@@ -213,7 +238,13 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
         place = Place(number, str(unit.label[0]), (unit.role,) if unit.role else (), -1, -1, [])
         for slot, key in unit.keys.items():
             rows = None if slot == "b" and unit.own_bias else unit.rows
-            form = _matrix if unit.label[0] == "w" and slot == "w" else _plain if slot[0] == "p" else flatten
+            form = (
+                flatten_rows
+                if unit.label[0] == "w" and slot == "w"
+                else squeeze
+                if slot[0] == "p"
+                else flatten
+            )
             place.slots[slot] = Slot(-1, held.value(key), form, rows)
             place.shapes[slot] = None
         if "p0" in place.slots:  # a tensor alone may scale as well as be added
@@ -221,11 +252,3 @@ def places_of(units: Sequence[Unit], shapes: Mapping[str, Shape]) -> Places:
         places.append(place)
     empty = Record((), (), (), {}, (), ())
     return Places(places, held, empty, ())  # type: ignore[arg-type]  # it answers as operands do
-
-
-def _matrix(t: torch.Tensor) -> torch.Tensor:
-    return t.flatten(1)
-
-
-def _plain(t: torch.Tensor) -> torch.Tensor:
-    return t.squeeze()

@@ -105,7 +105,7 @@ def _at(target: ast.expr) -> ast.expr:
 
 
 def _is_written(text: str) -> bool:
-    """Tell whether dotted words are a class or a selector, and no path."""
+    """Return True if dotted words are a class or a selector, and no path."""
     first, _, rest = text.partition(".")
     tier = first in names.TIERS and (not rest or rest in names.PROPERTIES)
     return tier or first == "nn" or names.dotted(text) is not None

@@ -17,7 +17,11 @@ from typing import Protocol, TypeVar, cast
 import attrs
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+)
 from torch.utils._pytree import tree_map, tree_map_only
 
 from torchgraft.graph.caches import fresh_caches
@@ -142,7 +146,9 @@ def record(model: Stage, arguments: Arguments, *, training: bool = False, strict
 
     # What a function does to real tensors is not done to them where constants are known.
     return (
-        _knowing(run) if all(isinstance(stage, nn.Module) for stage in _stages(model)) else run(Constants())
+        with_constants(run)
+        if all(isinstance(stage, nn.Module) for stage in _stages(model))
+        else run(Constants())
     )
 
 
@@ -229,7 +235,7 @@ def _on_zeros(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, obj
 _T = TypeVar("_T")
 
 
-def _knowing(run: Callable[[Constants | None], _T]) -> _T:
+def with_constants(run: Callable[[Constants | None], _T]) -> _T:
     """Make a run; one that reads values is made again, with small constants known."""
     try:
         return run(None)
@@ -471,7 +477,7 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class 
         """Run one operation; what the same one made of tensors that look the same is not worked out again."""
         if self._scopes.constants is not None:
             return self._scopes.constants.run(func, args, kwargs)
-        if _hands_on(func):
+        if _hands_on(func) or _get_current_dispatch_mode() is not None:  # somebody around looks on too
             return func(*args, **kwargs)
         look = _look_of((args, kwargs))
         try:

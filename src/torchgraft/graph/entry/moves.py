@@ -140,8 +140,9 @@ _KEEPS = frozenset(
 )  # fmt: skip
 _SIZES = frozenset(("size", "dim", "numel", "ndim", "len", "shape"))
 _ASKS = _SIZES | {
-    "getattr", "type", "is_contiguous", "is_floating_point", "is_tensor", "_assert", "baked", "counted",
-    "passed_on", "nothing", "isinstance", "get_device", "new_zeros", "new_ones", "new_empty", "new_full",
+    "getattr", "type", "typed", "is_contiguous", "is_floating_point", "is_tensor", "_assert", "baked",
+    "counted", "passed_on", "nothing", "isinstance", "get_device", "new_zeros", "new_ones", "new_empty",
+    "new_full",
 }  # fmt: skip
 _SCALES = frozenset(
     ("add", "sub", "rsub", "mul", "truediv", "div", "iadd", "isub", "imul", "itruediv", "pow")

@@ -24,6 +24,7 @@ from torchgraft.graph.layout_rules import operation
 from torchgraft.graph.level import runs_graph
 from torchgraft.graph.probe import Example, arguments_of
 from torchgraft.graph.proxy import UNKNOWN
+from torchgraft.paths import join_path
 from torchgraft.text import kind
 
 
@@ -197,7 +198,7 @@ class _Walk:
 
     def _step(self, owner: str, node: fx.Node, args: Any, kwargs: Any) -> object:
         taken = raws((args, kwargs))
-        name = f"{owner}.{node.target if node.op == 'call_module' else node.name}".lstrip(".")
+        name = join_path(owner, str(node.target if node.op == "call_module" else node.name))
         if node.target is guard:
             self._decided(owner, name, args)
             return None
@@ -272,7 +273,7 @@ class _Walk:
             self.obstacles[name] = "a decision on the size of the input, taken when it was traced"
 
     def _held(self, owner: str, target: str) -> object:
-        parent, _, name = f"{owner}.{target}".lstrip(".").rpartition(".")
+        parent, _, name = join_path(owner, target).rpartition(".")
         value = getattr(self._draft.get(parent), name, UNKNOWN)
         return _Held(parent, name, value) if isinstance(value, torch.Tensor) else value
 

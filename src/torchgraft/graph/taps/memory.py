@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 from torchgraft.errors import TraceError
 from torchgraft.graph.draft import Draft
-from torchgraft.graph.guard import baked, counted, guard, nothing, passed_on
+from torchgraft.graph.guard import baked, counted, guard, nothing, passed_on, typed
 from torchgraft.graph.kinds import is_unit
 from torchgraft.graph.modes import enter, leave
 from torchgraft.graph.nodes import canonical, is_in_place
 
-CHECKS = frozenset((guard, baked, counted, nothing, passed_on, torch._assert, torch._check))
+CHECKS = frozenset((guard, baked, counted, nothing, passed_on, typed, torch._assert, torch._check))
 _HARMLESS = CHECKS | {enter, leave, OrderedDict}
 _PASSING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, nn.PixelShuffle)
 FRESH = frozenset(

@@ -13,6 +13,7 @@ from torchgraft.graph.draft import Draft
 from torchgraft.graph.level import Level, state_of
 from torchgraft.graph.modes import enter, leave
 from torchgraft.graph.taps.memory import CHECKS, Effect, Memory, end_of
+from torchgraft.paths import join_path
 
 
 @attrs.frozen(eq=False)
@@ -114,7 +115,7 @@ def _discard(draft: Draft, levels: Mapping[str, Level]) -> None:
     for path, level in levels.items():
         for graph in level.graphs:
             for node in graph.nodes:
-                target = f"{path}.{node.target}".lstrip(".")
+                target = join_path(path, str(node.target))
                 if node.op == "call_module" and id(draft.get(target)) not in opened:
                     whole.update(map(id, draft.get(target).modules()))
                 elif node.op == "get_attr":
@@ -128,7 +129,7 @@ def _discard(draft: Draft, levels: Mapping[str, Level]) -> None:
         if id(module) in opened:
             _drop_tensors(module, tensors)
         for name, child in list(module._modules.items()):
-            below = f"{path}.{name}".lstrip(".")
+            below = join_path(path, name)
             if child is None or (id(child) in whole and id(child) not in opened):
                 continue
             if any(id(part) in holders for part in child.modules()):
@@ -137,7 +138,7 @@ def _discard(draft: Draft, levels: Mapping[str, Level]) -> None:
                 draft.discard(below)
     for path, level in levels.items():
         pattern = state_of(level).patterns[0]
-        pattern.move({n: n for n in pattern.paths if draft.has(f"{path}.{n}".lstrip("."))})
+        pattern.move({n: n for n in pattern.paths if draft.has(join_path(path, n))})
     draft.opened[:] = filter(draft.has, draft.opened)
 
 

@@ -10,6 +10,7 @@ from torchgraft.graph.kinds import is_unit
 from torchgraft.graph.layout_rules import taken
 from torchgraft.graph.nodes import canonical
 from torchgraft.graph.taps.memory import FRESH, end_of, given_for
+from torchgraft.paths import join_path
 
 _SEVERAL = (nn.MultiheadAttention, nn.RNNBase, nn.modules.pooling._AdaptiveMaxPoolNd)
 
@@ -25,7 +26,7 @@ def axis_taken(draft: Draft, owner: str, node: fx.Node) -> int | None:
     for call in node.users:
         if call.op != "call_module" or node not in call.args:
             continue
-        path = f"{owner}.{call.target}".lstrip(".")
+        path = join_path(owner, str(call.target))
         module = draft.get(path)
         fact = taken(module)
         if fact is not None or type(module).__module__ == "torch.nn.modules.pooling":
@@ -42,7 +43,7 @@ def axis_taken(draft: Draft, owner: str, node: fx.Node) -> int | None:
 def makes_tensor(draft: Draft, owner: str, node: fx.Node) -> bool:
     """Return True if the layer or operation that makes a value gives one tensor for certain."""
     while node.op == "call_module":
-        owner = f"{owner}.{node.target}".lstrip(".")
+        owner = join_path(owner, str(node.target))
         module = draft.get(owner)
         graph = _graph(draft, owner)
         if graph is None:

@@ -3,174 +3,179 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import groupby
 
-from torchgraft.show.difference.facts import Side
-from torchgraft.show.difference.rows import MARKS, rows, safe, short
-from torchgraft.show.difference.tensors import TensorDiff
-from torchgraft.show.difference.tree import ModuleDiff
-from torchgraft.show.difference.words import TOTALS, counts, opened_in, signed, steps
+import attrs
+import jinja2
+from markupsafe import Markup
 
-_MOST_TENSORS = 400
+from torchgraft.show.difference import view as seen
+from torchgraft.show.difference.overlay import ModuleDiff, TensorDiff
+from torchgraft.show.difference.snapshot import Look, Side, TensorLook
+from torchgraft.text import plural
+
 _ARROW = "\N{RIGHTWARDS ARROW}"
+_MARKS = {"same": "", "added": "+", "removed": "\N{MINUS SIGN}", "changed": "~", "moved": _ARROW}
+_SHORTEST = 3
 
 
-def page(sides: tuple[Side, Side], tree: ModuleDiff, tensors: Sequence[TensorDiff]) -> str:
-    """Write a difference as a page.
-
-    Args:
-        sides: the two models in figures.
-        tree: their modules.
-        tensors: their tensors that differ.
-
-    Returns:
-        The page; it loads nothing, and runs no script but its own.
-    """
-    style, script = _part("page.css"), _part("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    heads = [side.base or side.model for side in sides]
-    title = f"{safe(heads[0])} {_ARROW} {safe(heads[1])}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{_heading(sides)}</h1>
-<p class="sub">{_summary(sides, tree, tensors)}</p>
-<dl class="totals">{"".join(_totals(*sides))}</dl>
-{_steps(*sides)}
-</header>
-<main>
-<nav hidden><button type="button" data-do="next">Next change <kbd>n</kbd></button>\
-<button type="button" data-do="open">Open all</button>\
-<button type="button" data-do="fold">Fold what is the same</button></nav>
-<div class="heads" aria-hidden="true">{_columns("Before", "b")}<span></span>{_columns("After", "a")}</div>
-<div class="tree">
-{rows(tree)}</div>
-{_tensors(tensors)}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
+def make_page(before: Side, after: Side, tree: ModuleDiff, tensors: Sequence[TensorDiff]) -> str:
+    """Write a difference as a page that loads nothing, and runs no script but its own."""
+    style, script = _read("page.css"), _read("page.js")
+    return _template().render(
+        style=Markup(style),  # noqa: S704 - a file of this package
+        script=Markup(script),  # noqa: S704 - likewise
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        marks=_MARKS,
+        sides=(before, after),
+        summary=_summarise(before, after, tree, tensors),
+        totals=list(_totals(before, after)),
+        steps=list(seen.steps_of(before, after)),
+        tree=_row_of(seen.View(tree)),
+        most=max(look.macs or 0 for look in (tree.before, tree.after) if look) or 1,
+        tensors=[_tensor_row(tensor) for tensor in tensors],
+    )
 
 
-def _part(name: str) -> str:
+def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8").strip()
 
 
-def _heading(sides: tuple[Side, Side]) -> str:
-    said = []
-    for side in sides:
-        source, _, name = side.base.rpartition("/")
-        said.append(f"<small>{safe(source)}/</small>{safe(name)}" if source else safe(name or side.model))
-    return f"<span>{said[0]}</span> <i>{_ARROW}</i> <span>{said[1]}</span>"
+@functools.cache
+def _template() -> jinja2.Template:
+    page = jinja2.Environment(
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else seen.clean(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page.filters["short"] = _shorten
+    page.filters["thousands"] = "{:,}".format
+    return page.from_string(_read("page.html"))
 
 
-def _summary(sides: tuple[Side, Side], tree: ModuleDiff, tensors: Sequence[TensorDiff]) -> str:
-    said = [" ".join(line.split()) for line in counts(tree, tensors)] or ["nothing differs"]
-    opened = opened_in(*sides)
+@attrs.frozen
+class _Row:
+    """A row of the tree, for both sides; ``style`` is what it looks like."""
+
+    status: str
+    style: str
+    before: Look | None
+    after: Look | None
+    notes: list[str]
+    opened: bool
+    under: list[_Row]
+
+
+def _row_of(view: seen.View, like: str = "", *, shown: bool = True) -> _Row:
+    """Make the row of a module; one that differs like its neighbour, or is not shown, stays closed."""
+    module, holds = view.module, view.opened
+    opened = shown and not like and (holds or not module.path)
+    notes = view.notes(folded=not opened, figures=False) + [f"as in {like}"] * bool(like)
+    mild = bool(module.changes) and all(change.aspect == "shape" for change in module.changes)
+    within = module.status == "same" and holds
+    style = module.status + " mild" * mild + " within" * within
+    under = list(_rows_under(view))
+    return _Row(module.status, style, module.before, module.after, notes, opened, under)
+
+
+def _rows_under(view: seen.View) -> Iterator[_Row]:
+    last: object = None
+    like = ""
+    for (differs, _), group in groupby(
+        view.under, key=lambda v: (v.module.touched or v.opened, v.notes(folded=True))
+    ):
+        held = list(group)
+        if not differs and len(held) >= _SHORTEST and view.module.touched:
+            yield _fold_run(held)
+            continue
+        for child in held:
+            form = _form_of(child.module)
+            like = like if child.opened and form == last else ""
+            yield _row_of(child, like)
+            last, like = form, like or child.name
+
+
+def _fold_run(run: Sequence[seen.View]) -> _Row:
+    """Make one row of neighbours in which nothing differs."""
+    path = f"{run[0].name} \N{HORIZONTAL ELLIPSIS} {run[-1].name}"
+    both = [(v.module.before or v.module.look, v.module.after or v.module.look) for v in run]
+    sides = []
+    for looks in zip(*both, strict=True):
+        macs = [look.macs for look in looks if look.macs is not None]
+        whole = sum(macs) if len(macs) == len(looks) else None
+        parameters = sum(look.parameters for look in looks)
+        sides.append(Look(path, plural(len(run), "module"), "", parameters, "", whole, False, ""))
+    under = [_row_of(child, shown=False) for child in run]
+    return _Row("same", "same run", sides[0], sides[1], run[0].notes(folded=True), False, under)
+
+
+def _form_of(module: ModuleDiff) -> object:
+    """Return what has to be equal for two neighbours to differ in the same way."""
+    below = [(seen.View(child).name, _form_of(child)) for child in module.under]
+    return module.status, module.look.kind, module.changes, below
+
+
+def _summarise(before: Side, after: Side, tree: ModuleDiff, tensors: Sequence[TensorDiff]) -> list[str]:
+    said = [f"{what} {text}" for what, text in seen.counts_of(tree, tensors).items()] or ["nothing differs"]
+    opened = seen.opened_in(before, after)
     said += [f"opened {opened}"] if opened else []
-    inputs = list(dict.fromkeys(side.inputs for side in sides if side.inputs))
-    if inputs:
-        said.append(f"multiply-adds on {f' {_ARROW} '.join(inputs)}")
-    said += [f"multiply-adds unknown: {side.unknown}" for side in sides if side.unknown]
-    return "".join(f"<span>{safe(text)}</span>" for text in said)
+    inputs = list(dict.fromkeys(side.inputs for side in (before, after) if side.inputs))
+    said += [f"multiply-adds on {f' {_ARROW} '.join(inputs)}"] if inputs else []
+    return said + [f"multiply-adds unknown: {side.unknown}" for side in (before, after) if side.unknown]
 
 
-def _totals(before: Side, after: Side) -> Iterator[str]:
-    for label, field in TOTALS:
-        a, b = getattr(before, field), getattr(after, field)
-        change, part = ("", "") if a is None or b is None else signed(a, b)
-        most = max(a or 0, b or 0) or 1
-        bars = "".join(f'<i style="--w:{100 * (n or 0) / most:.2f}%"></i>' for n in (a, b))
-        exact = " ".join(f"{n:,}" if n is not None else "unknown" for n in (a, b)).replace(" ", f" {_ARROW} ")
-        turn = "" if change in ("", "same") else " up" if change[0] == "+" else " down"
-        texts = [_unit(short(n), field) for n in (a, b)]
-        yield (
-            f"<div><dt>{label}</dt>"
-            f'<dd class="big"><span>{texts[0]}</span> <i>{_ARROW}</i> <b>{texts[1]}</b></dd>'
-            f'<dd class="bars" aria-hidden="true">{bars}</dd><dd class="exact">{exact}</dd>'
-            f'<dd class="turn{turn}">{_kept(change, part)}</dd></div>\n'
-        )
+def _totals(before: Side, after: Side) -> Iterator[dict[str, object]]:
+    for label, field in seen.TOTALS.items():
+        counts: list[int | None] = [getattr(before, field), getattr(after, field)]
+        change, share = seen.difference_of(*counts)
+        most = max(count or 0 for count in counts) or 1
+        unit = "B" if field == "bytes" else ""
+        yield {
+            "label": label,
+            "short": [_keep_together(_shorten(count, unit)) for count in counts],
+            "parts": [100 * (count or 0) / most for count in counts],
+            "exact": ["unknown" if count is None else f"{count:,}" for count in counts],
+            "turn": {"+": " up", "-": " down"}.get(change[:1], ""),
+            "change": Markup(" ").join(map(_keep_together, (change, share))),
+        }
 
 
-def _unit(text: str, field: str) -> str:
-    if field == "bytes":
-        text = f"{text}B" if text[-1].isalpha() else f"{text} B"
-    return _kept(text)
+def _shorten(count: int | None, unit: str = "") -> str:
+    """Write a large number with a unit: ``4.09 G``."""
+    if count is None:
+        return "unknown"
+    for letter, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.{2 if count < 10 * size else 1}f} {letter}{unit}"
+    return f"{count} {unit}".strip()
 
 
-def _kept(*texts: str) -> str:
-    """Keep each number on one line with its sign and its unit."""
-    words = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in texts)
-    return " ".join(words).replace("-", MARKS["removed"])
+def _keep_together(text: str) -> Markup:
+    """Keep a number on one line with its sign and its unit."""
+    return Markup(text.replace(" ", "&nbsp;").replace("-", _MARKS["removed"]))  # noqa: S704 - only digits
 
 
-def _steps(before: Side, after: Side) -> str:
-    kinds = {"": "same", "+": "added", "-": "removed"}
-    lines = [
-        f'<li class="{kinds[mark]}"><span class="mark">{MARKS[kinds[mark]]}</span>'
-        f"<code>{safe(step)}</code></li>"
-        for mark, _, step in steps(before, after)
-    ]
-    return f'<ol class="steps" aria-label="steps">{"".join(lines)}</ol>' if lines else ""
-
-
-def _columns(side: str, name: str) -> str:
-    return (
-        f'<span class="side {name}"><span class="name">{side}</span><span class="shape">output</span>'
-        '<span class="count">parameters</span><span class="macs">multiply-adds</span></span>'
-    )
-
-
-def _tensors(tensors: Sequence[TensorDiff]) -> str:
-    if not tensors:
-        return ""
-    lines = "".join(_tensor(tensor) for tensor in tensors[:_MOST_TENSORS])
-    more = len(tensors) - _MOST_TENSORS
-    rest = f"<p>and {more:,} more; to_json() lists all</p>" if more > 0 else ""
-    return (
-        f'<details class="tensors"><summary>{len(tensors):,} tensors that differ</summary>'
-        f"<table><thead><tr><th></th><th>key</th><th>role</th><th>what differs</th></tr></thead>"
-        f"<tbody>{lines}</tbody></table>{rest}</details>"
-    )
-
-
-def _tensor(tensor: TensorDiff) -> str:
+def _tensor_row(tensor: TensorDiff) -> dict[str, object]:
     was, now = tensor.before, tensor.after
+    if was is not None and now is not None:
+        names = [name for name in tensor.changed if name != "values"]
+        differ = [f"{name} {_say(was, name)} {_ARROW} {_say(now, name)}" for name in names]
+        differ += ["values differ"] * bool(tensor.values)
+        return {"status": "changed", "look": now, "said": "; ".join(differ)}
     look = now or was
     assert look is not None
-    if was is None or now is None:
-        status, said = "removed" if now is None else "added", [f"{_dims(look.shape)} {look.dtype}"]
-    else:
-        status = "changed"
-        said = [
-            f"{name} {_word(getattr(was, name))} {_ARROW} {_word(getattr(now, name))}"
-            for name in tensor.changed
-            if name != "values"
-        ]
-        said += ["values differ"] * bool(tensor.values)
-    cells = (look.key, look.role, "; ".join(said))
-    inner = "".join(f"<td>{safe(cell)}</td>" for cell in cells)
-    return f'<tr class="{status}"><td class="mark">{MARKS[status]}</td>{inner}</tr>\n'
+    said = f"{_say(look, 'shape')} {look.dtype}"
+    return {"status": "removed" if now is None else "added", "look": look, "said": said}
 
 
-def _word(value: object) -> str:
+def _say(look: TensorLook, name: str) -> str:
+    value = getattr(look, name)
     if isinstance(value, tuple):
-        return _dims(value) or "none"
+        return " ".join(map(str, value)) or ("scalar" if name == "shape" else "none")
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _dims(shape: tuple[object, ...]) -> str:
-    return " ".join(map(str, shape))

@@ -8,21 +8,9 @@ from pathlib import Path
 
 from torchgraft.errors import OptionError
 
-MODEL, JSON, HTML = (".safetensors",), (".json",), (".html", ".htm")
-
 
 def check_output(path: Path, option: str, suffixes: Sequence[str], *, force: bool) -> None:
-    """Check that a file can be written.
-
-    Args:
-        path: the file.
-        option: with which it was given.
-        suffixes: what its name may end in.
-        force: take the place of one that is there.
-
-    Raises:
-        OptionError: it cannot, or is there already.
-    """
+    """Check that the file of an option can be written, and with ``force`` in the place of another."""
     asked, folder = f"{option} {path}", path.parent
     if not path.name.endswith(tuple(suffixes)) or path.is_dir():
         raise OptionError(

@@ -12,11 +12,11 @@ from torchgraft.errors import OptionError, TargetError, TraceError
 from torchgraft.graph.kinds import searched
 from torchgraft.graph.nodes import Node, canonical, grouped, operation_name, plain_name
 from torchgraft.graph.watch import own_operations
-from torchgraft.select.atoms import Path
-from torchgraft.select.pattern import fits
+from torchgraft.select.globs import fits
 from torchgraft.select.query import Query
 from torchgraft.select.selector import Selector
 from torchgraft.select.site import Site
+from torchgraft.select.targets import Path
 from torchgraft.text import function_name, literal, spelled, wrong
 
 
@@ -59,7 +59,7 @@ class Operation(Selector):
         return next(map(literal, found), "")
 
     def _may_hide(self, query: Query, path: str) -> bool:
-        """Tell whether a forward that cannot be followed may run it: a run on meta tensors is watched."""
+        """Return True if a forward that cannot be followed may run it: a run on meta tensors is watched."""
         if not (isinstance(self.what, str) or _native(self.what)):
             return True
         ran = own_operations(query.draft, path)

@@ -13,15 +13,8 @@ Stage = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def watched(*, shown: bool) -> Iterator[Stage]:
-    """Show a bar on the standard error, if that is a terminal.
-
-    Args:
-        shown: ``False`` for nothing at all.
-
-    Yields:
-        What to call when the next piece of work begins.
-    """
+def show_progress(*, shown: bool) -> Iterator[Stage]:
+    """Show a bar on the standard error, if that is a terminal; yield what to call for each piece of work."""
     console = Console(stderr=True)
     if not shown or not sys.stderr.isatty() or console.is_dumb_terminal:
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Atoms: what selectors are made from: paths, patterns, classes."""
+"""Targets: paths, patterns and classes, which selectors are made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torchgraft.errors import GraftError, OptionError, TargetError
 from torchgraft.graph.draft import Draft
 from torchgraft.graph.heads import find_heads
 from torchgraft.graph.names import node_names, nodes_named
-from torchgraft.select.pattern import matches
+from torchgraft.paths import parent_of
+from torchgraft.select.globs import matches
 from torchgraft.select.query import Query
 from torchgraft.select.selector import Selector, Target
 from torchgraft.select.site import Site
@@ -35,9 +36,9 @@ class Path(Selector):
         draft = query.draft
         if self.path and draft.has(self.path) and not self.node_only:
             return [Site(self.path, draft)]
-        owner = self.path.rpartition(".")[0]
+        owner = parent_of(self.path)
         while owner and not draft.has(owner):
-            owner = owner.rpartition(".")[0]
+            owner = parent_of(owner)
         nodes = nodes_named(draft, owner, self.path)
         if nodes:
             return [Site(self.path, draft, owner, nodes)]

@@ -1,4 +1,4 @@
-"""The command line as a whole: where errors become words and an exit code."""
+"""The command line as a whole: where commands become answers, and errors words and an exit code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from torchgraft.cli import output
+from torchgraft.cli import output, work
 from torchgraft.cli.failure import Failure
+from torchgraft.cli.progress import show_progress
+
+
+class Command(TyperCommand):
+    """Run the function of its name in ``torchgraft.cli.work``, and show what that answers."""
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command.
+
+        Args:
+            ctx: what was typed, read and checked.
+        """
+        asked = dict(ctx.params)
+        as_json, debug = asked.pop("as_json"), asked.pop("debug")
+        asked.pop("force", None)
+        with show_progress(shown=not as_json) as stage, output.quiet(silent=as_json and not debug):
+            answer: output.Answer = getattr(work, str(self.name))(stage, **asked)
+        output.give(answer, as_json=as_json)
 
 
 class Commands(TyperGroup):
@@ -32,15 +50,15 @@ class Commands(TyperGroup):
         as_json, debug = "--json" in words, "--debug" in words
         with warnings.catch_warnings():
             if not debug:
-                warnings.showwarning = _silent if as_json else _told
+                warnings.showwarning = _ignore_warning if as_json else _tell_warning
             try:
                 code = super().main(words, *rest, **options)
             except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is where they all end
-                code = _failed(error, words, as_json=as_json, debug=debug)
+                code = _tell_error(error, words, as_json=as_json, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _failed(error: BaseException, words: Sequence[str], *, as_json: bool, debug: bool) -> int:
+def _tell_error(error: BaseException, words: Sequence[str], *, as_json: bool, debug: bool) -> int:
     failure = Failure.of(error, words)
     if debug:
         traceback.print_exception(error)
@@ -49,10 +67,10 @@ def _failed(error: BaseException, words: Sequence[str], *, as_json: bool, debug:
     return failure.code
 
 
-def _told(message: Warning | str, *_: object, **__: object) -> None:
+def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     first = str(message).strip().partition("\n")[0]
     output.write(f"warning: {first}", sys.stderr)
 
 
-def _silent(*_: object, **__: object) -> None:
+def _ignore_warning(*_: object, **__: object) -> None:
     """Keep the standard error for one JSON document."""
