@@ -926,3 +926,18 @@ def test_a_default_that_a_forward_fills_in_is_no_write(images):
     for _ in range(2):
         assert same(result(images), model(images))
     assert Lazy().config.kind is None
+
+
+def test_what_python_fills_in_on_a_class_is_no_write(images):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x) * (
+                1 + len(inspect.get_annotations(type(self))) + len(self.__class__.__annotations__)
+            )
+
+    model = Net()
+    assert same(pipe(model, inject("conv", nn.Identity()))(images), model(images))

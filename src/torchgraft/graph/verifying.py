@@ -94,6 +94,8 @@ def _classes_kept(module: nn.Module, path: str) -> Iterator[None]:
     finally:
         for cls, before in classes:
             for name in [n for n, value in vars(cls).items() if before.get(n, before) is not value]:
+                if name.startswith("__"):
+                    continue  # Python fills in some as they are asked for
                 changed = name
                 if name in before:
                     setattr(cls, name, before[name])

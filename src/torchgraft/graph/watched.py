@@ -88,7 +88,8 @@ def watched(cls: type[nn.Module], *, noted: bool) -> type[nn.Module]:
 
 def take_back_writes(shadow: nn.Module) -> set[str]:
     """Remove what a forward wrote on the class of a shadow, and return the names."""
-    written = vars(type(shadow)).keys() - _NAMES[type(shadow)]
+    found = vars(type(shadow)).keys() - _NAMES[type(shadow)]
+    written = {name for name in found if not name.startswith("__")}  # Python fills in some of those
     for name in written:
         delattr(type(shadow), name)
     return written
